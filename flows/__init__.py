@@ -1,0 +1,1 @@
+"""The Prefect flows, the run settings and the command line."""

@@ -1,0 +1,1 @@
+"""The work between a manifest and its videos: plan, actors, post-processing, publishing."""
