@@ -1,0 +1,46 @@
+"""Figures about one clip, from its pixels alone.
+
+Read consistency beside motion: a clip that does not move has no warp error at all.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import UInt8
+
+from zs2.optical_flow import flow, visible, warp
+
+
+def warp_error(frames: UInt8[np.ndarray, "frame height width 3"]) -> float:
+    """How much a clip's pixels change that motion does not explain: 0 is best.
+
+    For each pair of neighbours, frame i+1 is warped back to frame i along the flow i→i+1; the error
+    is the mean squared difference over channels and non-occluded pixels (those whose forward and
+    backward flow agree; all pixels when none agree), and the result is the mean over pairs. Unit:
+    intensity in [0, 1], squared; tables often print it ×10². NaN for a single frame: it has no
+    pair, and 0 would rank it as perfect.
+
+    Source: Lai et al., "Learning Blind Video Temporal Consistency", ECCV 2018. The flow is DIS on
+    the clip itself, where they use FlowNet2 on its source video.
+    """
+    errors: list[float] = []
+    for a, b in pairwise(frames):
+        forward, backward = flow(a, b), flow(b, a)
+        difference = np.square((warp(b, forward) - a) / 255).mean(-1)
+        seen = visible(forward, backward)
+        errors.append(float(difference[seen].mean() if seen.any() else difference.mean()))
+    return float(np.mean(errors)) if errors else float("nan")
+
+
+def dynamic_degree(frames: UInt8[np.ndarray, "frame height width 3"]) -> float:
+    """How much a clip moves: mean length of the flow over pixels and neighbouring pairs.
+
+    Unit: pixels a frame, at the clip's own size (the same clip at twice the size has twice the
+    degree). NaN for a single frame, which cannot say whether it moves.
+
+    Source: the name and the idea (optical-flow magnitude) are those of Huang et al., "VBench", CVPR
+    2024, which takes RAFT flow and the top 5 % of pixels to decide "dynamic or not"; here it is the
+    plain mean, of DIS flow, so that small motions have a figure too.
+    """
+    lengths = [float(np.linalg.norm(flow(a, b), axis=-1).mean()) for a, b in pairwise(frames)]
+    return float(np.mean(lengths)) if lengths else float("nan")

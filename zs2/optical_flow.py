@@ -1,0 +1,107 @@
+"""Dense optical flow between two frames, warping along it, and where it can be believed.
+
+Flow is OpenCV's DIS (Kroeger, Timofte, Dai, Van Gool, "Fast Optical Flow using Dense Inverse
+Search", ECCV 2016): no weights, milliseconds a pair. A flow `w` from a to b says that the point
+seen in a at x is seen in b at x + w(x); so b sampled at x + w(x), `warp(b, w)`, looks like a.
+"""
+
+from typing import Literal
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float32, UInt8
+
+Preset = Literal["ultrafast", "fast", "medium"]
+
+_PRESETS: dict[str, int] = {
+    "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
+    "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
+    "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+}
+MIN_SIDE = 8  # smaller than one DIS patch there is nothing to match
+
+# DIS refuses frames whose sides are both under 12, and has too few pyramid levels under about 64 to
+# see motions of a few pixels: smaller frames are enlarged first.
+_COMFORTABLE_SIDE = 64
+
+
+def flow(
+    a: UInt8[np.ndarray, "height width 3"],
+    b: UInt8[np.ndarray, "height width 3"],
+    preset: Preset = "medium",
+) -> Float32[np.ndarray, "height width 2"]:
+    """The motion a→b in pixels, (x, y) in the last axis, at every pixel of a.
+
+    The same input gives the same bytes: DIS cuts a frame into as many stripes as OpenCV has threads
+    and its answer depends on the cut, so OpenCV is set to one thread, for the whole process and for
+    good (setting it back would race with other threads that are inside this function).
+
+    Raises ValueError for an unknown preset and for frames with a side under 8 pixels.
+    """
+    if preset not in _PRESETS:
+        raise ValueError(f"preset: expected one of {', '.join(_PRESETS)}; found {preset!r}")
+    height, width = a.shape[:2]
+    if min(height, width) < MIN_SIDE:
+        raise ValueError(
+            f"optical flow: expected frames of at least {MIN_SIDE}×{MIN_SIDE} pixels, "
+            f"found {height}×{width}; enlarge them first"
+        )
+    cv2.setNumThreads(1)
+    grey_a, grey_b = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (a, b))
+    factor = -(-_COMFORTABLE_SIDE // min(height, width))
+    if factor > 1:
+        size = (width * factor, height * factor)
+        grey_a, grey_b = (
+            cv2.resize(grey, size, interpolation=cv2.INTER_CUBIC) for grey in (grey_a, grey_b)
+        )
+    # A new matcher each time: calc() may change its scales to suit a frame and keeps them.
+    matcher = cv2.DISOpticalFlow.create(_PRESETS[preset])
+    motion = np.asarray(matcher.calc(grey_a, grey_b, None), dtype=np.float32)  # pyright: ignore
+    if factor > 1:
+        motion = cv2.resize(motion, (width, height), interpolation=cv2.INTER_AREA) / factor
+    return np.asarray(motion, dtype=np.float32)
+
+
+def warp(
+    frame: UInt8[np.ndarray, "height width channel"] | Float32[np.ndarray, "height width channel"],
+    motion: Float[np.ndarray, "height width 2"],
+    cubic: bool = False,
+) -> Float32[np.ndarray, "height width channel"]:
+    """`frame` sampled at x + motion(x): backward warping, bilinear (or bicubic), edges repeated.
+
+    Values keep the scale of `frame`; bicubic ones may leave its range by a little.
+    """
+    height, width = motion.shape[:2]
+    position = pixel_grid(height, width) + motion.astype(np.float32)
+    warped = cv2.remap(
+        frame.astype(np.float32),
+        position[..., 0],
+        position[..., 1],
+        interpolation=cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return np.asarray(warped, dtype=np.float32).reshape(height, width, -1)
+
+
+def visible(
+    forward: Float[np.ndarray, "height width 2"], backward: Float[np.ndarray, "height width 2"]
+) -> Bool[np.ndarray, "height width"]:
+    """Where a point of a is also seen in b: forward a→b and backward b→a lead back to it.
+
+    A point is hidden where |w + w'|² > 0.01 (|w|² + |w'|²) + 0.5, w' being the backward flow read
+    at x + w, or where it left the frame. Source: Sundaram, Brox, Keutzer, "Dense point trajectories
+    by GPU-accelerated large displacement optical flow", ECCV 2010.
+    """
+    height, width = forward.shape[:2]
+    returned = warp(backward.astype(np.float32), forward)
+    mismatch = np.square(forward + returned).sum(-1)
+    length = np.square(forward).sum(-1) + np.square(returned).sum(-1)
+    target = forward + pixel_grid(height, width)
+    inside = ((target >= -0.5) & (target <= np.array([width, height]) - 0.5)).all(-1)
+    return (mismatch <= 0.01 * length + 0.5) & inside
+
+
+def pixel_grid(height: int, width: int) -> Float32[np.ndarray, "height width 2"]:
+    """The position (x, y) of every pixel centre."""
+    y, x = np.indices((height, width), dtype=np.float32)
+    return np.stack([x, y], axis=-1)
