@@ -1,0 +1,334 @@
+"""The columns of a manifest, one record each: names, defaults and limits live here alone."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from manifests.kinds import (
+    Kind,
+    KindError,
+    choice,
+    number,
+    per_frame,
+    steps,
+    text,
+    texts,
+    unbuilt,
+    whole,
+)
+
+META = "meta_"  # columns of this prefix are the user's own and ride along to the results
+MAX_SIDE = 8192  # pixels; a larger frame is a typing error
+MAX_FPS = 240.0
+SCHEDULERS = ("ddim", "dpm++", "unipc", "euler", "euler_a", "pndm", "lcm")
+NOISES = ("dependency", "iid", "mixed", "progressive")
+NOISES_WITH_ALPHA = ("mixed", "progressive")
+SOLVERS = ("expected", "exact", "search", "algorithm1")
+CODECS = ("h264", "ffv1", "gif", "webp", "png")
+SEGMENT_FRAMES = 8  # the paper's m
+
+# codec -> (lowest, highest, default) of `quality`; a codec that is not here has no such setting
+QUALITY = {"h264": (0, 51, 18), "webp": (0, 100, 90)}
+
+_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+_ID_EXPECTED = "1 to 128 of `A-Za-z0-9._-`, not starting with a dot"
+
+
+def is_id(value: object) -> bool:
+    """Whether a value may name a row: 1-128 of A-Za-z0-9._-, not starting with a dot."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
+def _parse_id(value: Any) -> str:
+    if is_id(value):
+        return value
+    raise KindError(_ID_EXPECTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the manifest.
+
+    `default` is the built-in default; None where there is none, or where `default_text` says what
+    decides it (the model, the id, another column). `unbuilt` says why the column is refused today.
+    """
+
+    name: str
+    arrow: str
+    kind: Kind
+    default: Any
+    meaning: str
+    default_text: str = ""
+    unbuilt: str = ""
+    settable: bool = True
+
+    @property
+    def built(self) -> bool:
+        """Whether the column's capability exists in this version."""
+        return not self.unbuilt
+
+    @property
+    def shown_default(self) -> str:
+        """The default in words."""
+        if self.default_text:
+            return self.default_text
+        if self.default is None or self.default == ():
+            return "none"
+        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default) or '""'
+
+
+def _missing(
+    name: str, arrow: str, meaning: str, why: str, harmless: tuple[Any, ...] = ()
+) -> Column:
+    lists = arrow.startswith("list")
+    kind = unbuilt("text" if "string" in arrow else "number", harmless, lists=lists)
+    default = () if lists else (harmless[0] if harmless else None)
+    return Column(name, arrow, kind, default, meaning, unbuilt=why)
+
+
+_STRING_OR_LIST = "string or list<string>"
+_FLOAT_OR_LIST = "float or list<float>"
+_CONTROL = "guidance by a control clip is not built yet"
+_EDIT = "instruction-guided editing is not built yet"
+_IP = "IP-Adapter is not built yet"
+_BEST = "choosing the best of several candidates is not built yet"
+
+_TABLE = (
+    Column(
+        "id",
+        "string",
+        Kind(_ID_EXPECTED, "text", _parse_id),
+        None,
+        "unique name of the row; 1-128 of A-Za-z0-9._-, not starting with a dot",
+        default_text="required",
+        settable=False,
+    ),
+    Column(
+        "prompt",
+        _STRING_OR_LIST,
+        texts("text of at most 100,000 characters, or a list of such texts"),
+        None,
+        "what to show; a list is a storyboard, one prompt per segment",
+        default_text="required",
+        settable=False,
+    ),
+    Column("negative_prompt", "string", text(), "", "what to avoid"),
+    Column(
+        "seed",
+        "int64",
+        whole(0, 2**63 - 1),
+        None,
+        "0 ≤ seed < 2^63",
+        default_text="from the id's hash",
+    ),
+    Column(
+        "model",
+        "string",
+        text("a bundled name, a hub id, a folder or a .safetensors file", empty=False),
+        "zs2-mini",
+        "a bundled name, a hub id with optional @revision, a local folder or a .safetensors file",
+    ),
+    _missing(
+        "lora",
+        "list<string>",
+        "hub ids or files, optional :weight",
+        "LoRA is not built yet",
+        harmless=([],),
+    ),
+    Column("num_frames", "int32", whole(1), 8, "frames of the sampled clip (n)"),
+    Column(
+        "segment_frames",
+        "int32",
+        whole(1),
+        None,
+        "frames sampled in one UNet call (m), at most num_frames",
+        default_text=f"min({SEGMENT_FRAMES}, num_frames)",
+    ),
+    Column(
+        "chain",
+        "string",
+        choice(("exact", "anchor")),
+        "exact",
+        "how segments are chained: exact (as one shot) or anchor (restart at the last frame)",
+    ),
+    Column(
+        "height",
+        "int32",
+        whole(8, MAX_SIDE, 8),
+        None,
+        "pixels, a multiple of 8",
+        default_text="the model's",
+    ),
+    Column(
+        "width",
+        "int32",
+        whole(8, MAX_SIDE, 8),
+        None,
+        "pixels, a multiple of 8",
+        default_text="the model's",
+    ),
+    Column(
+        "num_inference_steps",
+        "int32",
+        whole(1, 1000),
+        None,
+        "denoising steps",
+        default_text="50 (mini: its own)",
+    ),
+    Column(
+        "guidance_scale",
+        "float",
+        number(0),
+        None,
+        "classifier-free guidance",
+        default_text="7.5 (mini: its own)",
+    ),
+    Column("scheduler", "string", choice(SCHEDULERS), "ddim", "the denoising scheduler"),
+    Column("noise", "string", choice(NOISES), "dependency", "the model of the initial noise"),
+    Column(
+        "alpha",
+        "float",
+        number(0, 1),
+        None,
+        "α of mixed and progressive noise; required there, refused elsewhere",
+    ),
+    Column(
+        "kl_target",
+        _FLOAT_OR_LIST,
+        per_frame(number(0), "num_frames − 1"),
+        0.01,
+        "λ, the KL divergence between neighbours' noise: speed of motion; 0 is a still clip",
+    ),
+    Column("solver", "string", choice(SOLVERS), "expected", "how α is found from λ"),
+    Column("noise_candidates", "int32", whole(1), 1, "noises drawn per frame before the solver"),
+    Column(
+        "momentum",
+        _FLOAT_OR_LIST,
+        per_frame(number(0, 1), "num_frames"),
+        0.98,
+        "μ of temporal momentum attention; of a list the first value is not used",
+    ),
+    Column("speed", "string", choice(("exact",), ("fast",)), "exact", "exact or accelerated"),
+    Column(
+        "long_prompt",
+        "string",
+        choice(("truncate",), ("chunk", "fail")),
+        "truncate",
+        "past the text encoder's length: truncate (warns in the ledger), chunk or fail",
+    ),
+    _missing("control", "string", "canny, depth or pose", _CONTROL),
+    _missing("controlnet", "string", "the ControlNet model", _CONTROL),
+    _missing("control_video", "string", "the control clip", _CONTROL),
+    _missing("control_scale", "float", "strength of the control", _CONTROL),
+    _missing("canny_low", "int32", "lower Canny threshold", _CONTROL),
+    _missing("canny_high", "int32", "upper Canny threshold", _CONTROL),
+    _missing("source_video", "string", "the clip to edit", _EDIT),
+    _missing("image_guidance_scale", "float", "how closely to follow the source clip", _EDIT),
+    _missing("ip_adapter", "string", "the IP-Adapter", _IP),
+    _missing("ip_adapter_image", "string", "its image", _IP),
+    _missing("ip_adapter_scale", "float", "its strength", _IP),
+    _missing("best_of", "int32", "candidates per row", _BEST, harmless=(1,)),
+    _missing("best_by", "string", "scorer of the candidates", _BEST),
+    Column("fps", "float", number(0, MAX_FPS, above=True), 8.0, "of the sampled clip"),
+    Column("temporal_sr", "string", choice(("flow",)), "flow", "how frames are put in between"),
+    Column(
+        "temporal_scale",
+        "int32",
+        steps(1, 2, 4, 8),
+        1,
+        "1, 2, 4 or 8: output has (n−1)·k+1 frames at fps·k",
+    ),
+    Column(
+        "spatial_sr",
+        "string",
+        choice(("lanczos",), ("mini-sr",)),
+        "lanczos",
+        "how frames are enlarged",
+    ),
+    Column("spatial_scale", "int32", steps(1, 2, 4), 1, "1, 2 or 4"),
+    Column(
+        "codec",
+        "string",
+        choice(CODECS, ("h265", "av1")),
+        "h264",
+        "h264 (.mp4), ffv1 (.mkv), gif, webp, or png (a folder)",
+    ),
+    Column(
+        "quality",
+        "int32",
+        whole(0, 100),
+        None,
+        "h264: 0 (lossless) to 51; webp: 0 to 100 (best); gif, ffv1 and png have none",
+        default_text="18 (webp: 90)",
+    ),
+)
+
+COLUMNS: dict[str, Column] = {column.name: column for column in _TABLE}
+
+# what people call these columns elsewhere
+_ALIASES = {
+    "caption": "prompt",
+    "text": "prompt",
+    "lambda": "kl_target",
+    "λ": "kl_target",
+    "mu": "momentum",
+    "μ": "momentum",
+    "steps": "num_inference_steps",
+    "frames": "num_frames",
+    "cfg": "guidance_scale",
+    "cfg_scale": "guidance_scale",
+    "sampler": "scheduler",
+    "frame_rate": "fps",
+    "name": "id",
+}
+
+
+def nearest(name: str) -> str | None:
+    """The known column that a misspelt one probably means, or None."""
+    low = name[:200].strip().lower().replace("-", "_").replace(" ", "_")
+    if low in COLUMNS:
+        return low
+    if low in _ALIASES:
+        return _ALIASES[low]
+    if low.startswith("meta"):
+        return "meta_" + low.removeprefix("meta").lstrip("_")
+    close = get_close_matches(low, COLUMNS, n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def meant(name: str) -> str:
+    """The sentence that follows an unknown column's name."""
+    near = nearest(name)
+    if near:
+        return f"did you mean `{near}`?"
+    return "`zs2 manifest columns` lists the columns; your own begin with `meta_`"
+
+
+def column_records() -> list[dict[str, str]]:
+    """The table that `zs2 manifest columns` prints: column, type, default, meaning, limits, and
+    `built`: "yes", or why not."""
+    rows = [
+        {
+            "column": column.name,
+            "type": column.arrow,
+            "default": column.shown_default,
+            "meaning": column.meaning,
+            "expected": column.kind.expected,
+            "built": column.unbuilt or "yes",
+        }
+        for column in _TABLE
+    ]
+    rows.append(
+        {
+            "column": "meta_*",
+            "type": "any",
+            "default": "none",
+            "meaning": "your own columns, carried through to the results",
+            "expected": "anything",
+            "built": "yes",
+        }
+    )
+    return rows

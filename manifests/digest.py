@@ -1,0 +1,105 @@
+"""Digests: what tells one row's result from another's, and one model's weights from another's."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+DIGEST_LENGTH = 32  # hex characters: 128 bits, no collision to fear among 10^12 rows
+CACHED_FROM = 64 * 2**20  # bytes; smaller files are hashed faster than it is worth remembering
+_SETTLED = 2.0  # seconds; a file written this recently may change again within its mtime's tick
+_NOT_WEIGHTS = frozenset({".md", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".mp4", ".tmp", ".lock"})
+
+
+def canonical(value: Any) -> bytes:
+    """JSON bytes that are equal where the values are: keys sorted, floats by repr, no spaces.
+
+    Tuples are lists. 1 and 1.0 differ, so normalise numbers first.
+
+    Raises:
+        ValueError: NaN or infinity. TypeError: a value that JSON does not have.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def digest_of(mapping: Mapping[str, Any]) -> str:
+    """The digest of a mapping: 32 hex characters of the sha256 of its canonical form."""
+    return sha256(canonical(mapping)).hexdigest()[:DIGEST_LENGTH]
+
+
+def file_sha256(path: str | Path) -> str:
+    """The sha256 of a file's content, in hex. Files of 64 MB and more are remembered by path, size
+    and modification time under `~/.cache/zs2`."""
+    path = Path(path)
+    stat = path.stat()
+    if stat.st_size < CACHED_FROM:
+        return _hash(path)
+    key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    memory = _memory()
+    known = memory / sha256(key.encode()).hexdigest()
+    try:
+        remembered = known.read_text()
+    except OSError:
+        remembered = ""
+    if len(remembered) == 64:
+        return remembered
+    content = _hash(path)
+    if time.time() - stat.st_mtime > _SETTLED:
+        _remember(known, content)
+    return content
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def _memory() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "zs2" / "hashes"
+
+
+def _remember(known: Path, content: str) -> None:
+    aside = known.with_name(f".{uuid4().hex}")
+    try:
+        known.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(content)
+        aside.replace(known)
+    except OSError:
+        # a read-only or full home: the hash is computed again next time, nothing else changes
+        aside.unlink(missing_ok=True)
+
+
+def folder_weights_hash(folder: str | Path) -> str:
+    """What stands for a local model's revision: a hash over the names and contents of its files.
+
+    Hidden files, READMEs, licences and pictures do not count. `folder` may also be one file
+    (`.safetensors`), whose name then does not count either.
+
+    Raises:
+        FileNotFoundError: no such folder, or none of its files counts.
+    """
+    root = Path(folder)
+    if root.is_file():
+        return file_sha256(root)[:DIGEST_LENGTH]
+    files = sorted(
+        (path.relative_to(root).as_posix(), path)
+        for path in root.rglob("*")
+        if path.is_file() and _counts(path.relative_to(root))
+    )
+    if not files:
+        raise FileNotFoundError(f"{root} holds no model files")
+    return digest_of({name: file_sha256(path) for name, path in files})
+
+
+def _counts(path: Path) -> bool:
+    if any(part.startswith(".") for part in path.parts):
+        return False
+    name = path.name.lower()
+    return path.suffix.lower() not in _NOT_WEIGHTS and not name.startswith(("readme", "license"))

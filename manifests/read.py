@@ -1,0 +1,343 @@
+"""Manifests on disk: a Parquet file, a folder or a glob of them, read lazily by record batches."""
+
+from __future__ import annotations
+
+import glob
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from manifests.columns import COLUMNS, META, meant
+from manifests.digest import file_sha256
+from manifests.kinds import describe
+
+MAX_BATCH_ROWS = 8192
+MAX_BATCH_BYTES = 16 * 2**20  # a batch's rows as Python objects are a few times this
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be read at all. The message says what was expected, found, and what
+    to do."""
+
+
+class RawRow(NamedTuple):
+    """A row as it stands in its file: nothing checked but the columns' names and types.
+
+    `row` counts from 0 inside `file`, as pandas and DuckDB do; `position` counts from 0 over the
+    whole manifest. `values` leaves nulls out.
+    """
+
+    file: str
+    row: int
+    position: int
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestFile:
+    """One Parquet file: its path, rows, columns to read, and rows per batch."""
+
+    path: Path
+    num_rows: int
+    columns: tuple[str, ...]
+    batch_rows: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest whose files were found and whose schemas are sound. Rows are read on demand."""
+
+    source: str
+    files: tuple[ManifestFile, ...]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all files, from their footers."""
+        return sum(file.num_rows for file in self.files)
+
+    def identity(self) -> list[dict[str, Any]]:
+        """What tells this manifest from another: path, bytes and sha256 of each file's content."""
+        return [
+            {
+                "file": str(file.path),
+                "bytes": file.path.stat().st_size,
+                "sha256": file_sha256(file.path),
+            }
+            for file in self.files
+        ]
+
+    def locate(self, position: int) -> tuple[str, int]:
+        """The file and the row in it (from 0) at a position of the whole manifest."""
+        starts = [0, *accumulate(file.num_rows for file in self.files)]
+        if not 0 <= position < starts[-1]:
+            raise IndexError(f"position {position} of a manifest with {starts[-1]} rows")
+        index = bisect_right(starts, position) - 1
+        return str(self.files[index].path), position - starts[index]
+
+    def rows(self, start: int = 0) -> Iterator[RawRow]:
+        """All rows in order, from a position on. Holds one batch at a time.
+
+        Raises:
+            ManifestError: where a file turns out to be damaged.
+        """
+        return self._read(_Wanted(start, None))
+
+    def rows_at(self, positions: Sequence[int]) -> Iterator[RawRow]:
+        """The rows at these positions, which must ascend. Row groups without one are not read."""
+        return self._read(_Wanted(0, positions))
+
+    def _read(self, wanted: _Wanted) -> Iterator[RawRow]:
+        first = 0
+        for file in self.files:
+            if wanted.any_in(first, first + file.num_rows):
+                yield from _read_file(file, first, wanted)
+            first += file.num_rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """The positions that a reading asks for: from `start` on, or exactly `positions`."""
+
+    start: int
+    positions: Sequence[int] | None
+
+    def any_in(self, first: int, end: int) -> bool:
+        return len(self.offsets(first, end)) > 0
+
+    def offsets(self, first: int, end: int) -> Sequence[int]:
+        """The wanted ones of first ≤ position < end, as offsets from `first`."""
+        if self.positions is None:
+            return range(max(self.start - first, 0), end - first)
+        low = bisect_right(self.positions, first - 1)
+        high = bisect_right(self.positions, end - 1)
+        return [position - first for position in self.positions[low:high]]
+
+
+def open_manifest(source: str | Path) -> Manifest:
+    """Find a manifest's files and check their schemas; no row is read yet.
+
+    Args:
+        source: a Parquet file, a folder (every `*.parquet` in it and below, but for names that
+            begin with `.` or `_`) or a glob.
+
+    Raises:
+        ManifestError: nothing there, not Parquet, no rows, an unknown column, a missing one, or a
+            column of a type that it cannot have.
+    """
+    paths = _find(source)
+    faults: list[str] = []
+    files = tuple(_open_file(path, faults) for path in paths)
+    if faults:
+        raise ManifestError("\n".join(faults))
+    if not any(file.num_rows for file in files):
+        what = str(source) if len(files) == 1 else f"{source} ({len(files)} files)"
+        raise ManifestError(f"{what} has no rows: a manifest needs at least one")
+    return Manifest(str(source), files)
+
+
+def _find(source: str | Path) -> list[Path]:
+    name = str(source)
+    if "://" in name:
+        raise ManifestError(f"{name}: object stores are not built yet; use a local path")
+    if "\0" in name or not name:
+        raise ManifestError(f"{describe(name)} is not a path to a manifest")
+    path = Path(name)
+    try:
+        if path.is_dir():
+            found = [p for p in path.rglob("*.parquet") if _visible(p.relative_to(path))]
+            missing = f"{name} holds no *.parquet file: build one with `zs2 manifest build`"
+        elif path.exists():
+            found, missing = [path], ""
+        elif glob.has_magic(name):
+            # Path.glob takes no absolute patterns
+            found = [Path(match) for match in glob.glob(name, recursive=True)]  # noqa: PTH207
+            missing = f"no file matches {name}"
+        else:
+            raise ManifestError(f"{name} does not exist: give a Parquet file, a folder or a glob")
+    except OSError as error:
+        raise ManifestError(f"{name} cannot be read: {error.strerror or error}") from error
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise ManifestError(f"{name} is not a regular file: give a Parquet file")
+    # two names of one file (a link beside its target) would make every row a duplicate
+    files = {p.resolve(): p for p in sorted(found, reverse=True) if p.is_file()}
+    if not files:
+        raise ManifestError(missing)
+    return sorted(files.values())
+
+
+def _visible(path: Path) -> bool:
+    return not any(part.startswith((".", "_")) for part in path.parts)
+
+
+def _open_file(path: Path, faults: list[str]) -> ManifestFile:
+    try:
+        with pq.ParquetFile(path) as file:
+            metadata = file.metadata
+            schema = file.schema_arrow
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    faults += [f"{path}: {fault}" for fault in _schema_faults(schema)]
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    row_bytes = max((g.total_byte_size // max(g.num_rows, 1) for g in groups), default=0)
+    batch_rows = max(1, min(MAX_BATCH_ROWS, MAX_BATCH_BYTES // max(row_bytes, 1)))
+    return ManifestFile(path, metadata.num_rows, tuple(schema.names), batch_rows)
+
+
+def _unreadable(path: Path, error: Exception) -> ManifestError:
+    if isinstance(error, PermissionError):
+        return ManifestError(f"{path} may not be read: permission denied")
+    reason = " ".join(str(error).split())[:200]
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError:
+        magic = b""
+    if magic == b"PAR1":
+        return ManifestError(f"{path} is truncated or damaged Parquet: write it again ({reason})")
+    build = f"`zs2 manifest build {path.name}` makes one from .txt, .csv or .jsonl"
+    what = "an empty file" if not magic else "not Parquet"
+    return ManifestError(f"{path} is {what}: a manifest is a Parquet file. {build}")
+
+
+def _schema_faults(schema: pa.Schema) -> list[str]:
+    faults: list[str] = []
+    names: list[str] = schema.names
+    for name in dict.fromkeys(names):
+        shown = f"`{name}`" if name.isprintable() and len(name) <= 80 else describe(name)
+        if names.count(name) > 1:
+            faults.append(f"{shown}: found {names.count(name)} columns of this name, expected one")
+        elif name in COLUMNS:
+            kind = COLUMNS[name].kind
+            found = schema.field(name).type
+            if not _holds(found, kind.holds, kind.lists):
+                expected = COLUMNS[name].arrow
+                faults.append(f"{shown}: expected {expected}, found {_cut_type(found)}")
+        elif not name.startswith(META):
+            faults.append(f"{shown}: unknown column, {meant(name)}")
+    for name in ("id", "prompt"):
+        if name not in names:
+            faults.append(f"`{name}`: missing, expected a column of {COLUMNS[name].arrow}")
+    return faults
+
+
+def _cut_type(found: pa.DataType) -> str:
+    name = str(found)
+    return name if len(name) <= 80 else name[:79] + "…"
+
+
+def _holds(found: pa.DataType, holds: str, lists: bool) -> bool:
+    if pa.types.is_dictionary(found):
+        found = found.value_type
+    if lists and _is_list(found):
+        return _holds(found.value_type, holds, False)
+    if pa.types.is_null(found):
+        return True
+    if holds == "text":
+        return (
+            pa.types.is_string(found)
+            or pa.types.is_large_string(found)
+            or pa.types.is_string_view(found)
+        )
+    return pa.types.is_integer(found) or pa.types.is_floating(found) or pa.types.is_decimal(found)
+
+
+def _is_list(found: pa.DataType) -> bool:
+    return (
+        pa.types.is_list(found)
+        or pa.types.is_large_list(found)
+        or pa.types.is_fixed_size_list(found)
+        or pa.types.is_list_view(found)
+        or pa.types.is_large_list_view(found)
+    )
+
+
+def _read_file(file: ManifestFile, first: int, wanted: _Wanted) -> Iterator[RawRow]:
+    try:
+        with pq.ParquetFile(file.path) as parquet:
+            if parquet.metadata.num_rows != file.num_rows:
+                raise ManifestError(f"{file.path} was changed while it was read: start again")
+            yield from _read_groups(parquet, file, first, wanted)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(file.path, error) from error
+
+
+def _read_groups(
+    parquet: pq.ParquetFile, file: ManifestFile, first: int, wanted: _Wanted
+) -> Iterator[RawRow]:
+    name = str(file.path)
+    begin = first
+    for group in range(parquet.metadata.num_row_groups):
+        rows = parquet.metadata.row_group(group).num_rows
+        if wanted.any_in(begin, begin + rows):
+            at = begin
+            for batch in parquet.iter_batches(
+                file.batch_rows, row_groups=[group], columns=list(file.columns), use_threads=False
+            ):
+                offsets = wanted.offsets(at, at + batch.num_rows)
+                for offset, values in zip(offsets, _values(batch, offsets), strict=True):
+                    yield RawRow(name, at + offset - first, at + offset, values)
+                at += batch.num_rows
+        begin += rows
+
+
+def _values(batch: pa.RecordBatch, offsets: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """The rows of a batch at these offsets, as dictionaries without nulls."""
+    if len(offsets) == 0:
+        return iter(())
+    if isinstance(offsets, range):
+        batch = batch.slice(offsets.start, len(offsets))
+    else:
+        batch = batch.take(pa.array(offsets, pa.int64()))
+    names: list[str] = []
+    columns: list[list[Any]] = []
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if column.null_count < batch.num_rows:
+            names.append(name)
+            columns.append(_to_python(column, widen=name in COLUMNS))
+    if not names:
+        return ({} for _ in range(batch.num_rows))
+    return (
+        {name: value for name, value in zip(names, row, strict=True) if value is not None}
+        for row in zip(*columns, strict=True)
+    )
+
+
+def _to_python(column: pa.Array, *, widen: bool) -> list[Any]:
+    """A column's values; text that is not UTF-8 comes as bytes, for validation to refuse."""
+    if widen:
+        column = _widen(column)
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return [_scalar(value) for value in column]
+
+
+def _scalar(value: Any) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return value.as_buffer().to_pybytes() if hasattr(value, "as_buffer") else b"\xff"
+
+
+def _widen(column: pa.Array) -> pa.Array:
+    """float32 and float16 as the doubles that they were written for: 0.01 in a float32 column means
+    0.01, as it does in a double column, and not 0.009999999776."""
+    kind = column.type
+    if pa.types.is_float32(kind) or pa.types.is_float16(kind):
+        shortest = pc.cast(pc.cast(column, pa.float32()), pa.string())
+        return pc.cast(shortest, pa.float64())
+    if _is_list(kind) and (
+        pa.types.is_float32(kind.value_type) or pa.types.is_float16(kind.value_type)
+    ):
+        column = pc.cast(column, pa.list_(kind.value_type))
+        return pa.ListArray.from_arrays(
+            column.offsets, _widen(column.values), mask=column.is_null()
+        )
+    return column

@@ -1,0 +1,264 @@
+"""One row of a manifest, with the run's defaults merged and every rule checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from manifests.columns import (
+    COLUMNS,
+    META,
+    NOISES_WITH_ALPHA,
+    QUALITY,
+    SEGMENT_FRAMES,
+    meant,
+)
+from manifests.kinds import KindError, describe, plain, quoted
+
+
+class Fault(NamedTuple):
+    """What is wrong with one value: the column, what it takes, what stood there, the remedy."""
+
+    column: str
+    expected: str
+    found: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"{self.column}: expected {self.expected}, found {self.found}{hint}"
+
+
+class RowError(ValueError):
+    """Everything that is wrong with one row or one set of run defaults: `faults`."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        super().__init__("; ".join(map(str, faults)))
+        self.faults = faults
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRow:
+    """What one row asks for. Built by `parse_row`, which checks it.
+
+    `prompt` holds one text, or one per segment. `kl_target` is one λ ≥ 0 or num_frames − 1 of them;
+    `momentum` one μ in [0, 1] or num_frames of them. What the model decides (`height`, `width`,
+    `num_inference_steps`, `guidance_scale`) is None unless the row or the run says otherwise.
+    `alpha` is None but for mixed and progressive noise; `quality` is None where the codec has none.
+    `meta` keeps the user's own columns under their full names, as JSON types.
+    """
+
+    id: str
+    prompt: tuple[str, ...]
+    negative_prompt: str
+    seed: int
+    model: str
+    lora: tuple[str, ...]
+    num_frames: int
+    segment_frames: int
+    chain: str
+    height: int | None
+    width: int | None
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    scheduler: str
+    noise: str
+    alpha: float | None
+    kl_target: float | tuple[float, ...]
+    solver: str
+    noise_candidates: int
+    momentum: float | tuple[float, ...]
+    speed: str
+    long_prompt: str
+    control: str | None
+    controlnet: str | None
+    control_video: str | None
+    control_scale: float | None
+    canny_low: int | None
+    canny_high: int | None
+    source_video: str | None
+    image_guidance_scale: float | None
+    ip_adapter: str | None
+    ip_adapter_image: str | None
+    ip_adapter_scale: float | None
+    best_of: int
+    best_by: str | None
+    fps: float
+    temporal_sr: str
+    temporal_scale: int
+    spatial_sr: str
+    spatial_scale: int
+    codec: str
+    quality: int | None
+    meta: dict[str, Any]
+
+    @property
+    def num_segments(self) -> int:
+        """⌈num_frames / segment_frames⌉."""
+        return -(-self.num_frames // self.segment_frames)
+
+
+_BASE: dict[str, Any] = {column.name: column.default for column in COLUMNS.values()}
+_PARSERS = {name: column.kind.parse for name, column in COLUMNS.items()}
+
+assert {field.name for field in fields(ManifestRow)} == {*COLUMNS, "meta"}
+
+
+def seed_of(row_id: str) -> int:
+    """The seed of a row that names none: the first 8 bytes of sha256(id), mod 2^63."""
+    return int.from_bytes(sha256(row_id.encode()).digest()[:8], "big") % 2**63
+
+
+def parse_row(values: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> ManifestRow:
+    """A row from its values by column; None and absent are the same.
+
+    Args:
+        values: the row's own values; lists or tuples where a list is meant.
+        defaults: the run's (`--set`), by column; they hold where the row has no value.
+
+    Raises:
+        RowError: with every fault of the row, not the first alone.
+    """
+    row: dict[str, Any] = dict(_BASE)
+    row["meta"] = meta = {}
+    faults: list[Fault] = []
+    given = {**defaults, **values} if defaults else values
+    for name, value in given.items():
+        if value is None:
+            if defaults and defaults.get(name) is not None:
+                value = defaults[name]
+            else:
+                continue
+        parse = _PARSERS.get(name)
+        if parse is not None:
+            try:
+                row[name] = parse(value)
+            except KindError as refusal:
+                faults.append(Fault(name, refusal.expected, describe(value), refusal.hint))
+        elif name.startswith(META):
+            meta[name] = plain(value)
+        else:
+            faults.append(Fault(name, "a known column", f"`{name}`", meant(name)))
+    bad = {fault.column for fault in faults}
+    for name in ("id", "prompt"):
+        if row[name] is None and name not in bad:
+            faults.append(Fault(name, COLUMNS[name].kind.expected, "no value"))
+            bad.add(name)
+    _check_together(row, values, bad, faults)
+    if faults:
+        raise RowError(faults)
+    if row["seed"] is None:
+        row["seed"] = seed_of(row["id"])
+    return ManifestRow(**row)
+
+
+def _check_together(
+    row: dict[str, Any], own: Mapping[str, Any], bad: set[str], faults: list[Fault]
+) -> None:
+    """The rules between columns, and the defaults that follow from other columns.
+
+    A run default never makes a row wrong that could do without it: a longer `segment_frames` is cut
+    to the clip, an `alpha` or `quality` without use is dropped.
+    """
+    if "num_frames" not in bad and "segment_frames" not in bad:
+        _check_frames(row, own, bad, faults)
+    if "noise" not in bad and "alpha" not in bad:
+        _check_alpha(row, own, faults)
+    if "codec" not in bad and "quality" not in bad:
+        _check_quality(row, own, faults)
+
+
+def _check_frames(
+    row: dict[str, Any], own: Mapping[str, Any], bad: set[str], faults: list[Fault]
+) -> None:
+    n: int = row["num_frames"]
+    m: int | None = row["segment_frames"]
+    if m is None:
+        row["segment_frames"] = m = min(SEGMENT_FRAMES, n)
+    elif m > n:
+        if own.get("segment_frames") is not None:
+            expected = f"at most num_frames, which is {n}"
+            faults.append(
+                Fault("segment_frames", expected, str(m), "leave it null for the default")
+            )
+            return
+        row["segment_frames"] = m = n
+    prompts = row["prompt"]
+    segments = -(-n // m)
+    if "prompt" not in bad and len(prompts) not in (1, segments):
+        need = "1 prompt" if segments == 1 else f"1 prompt or {segments}, one per segment"
+        found = f"{len(prompts)} prompts"
+        faults.append(Fault("prompt", need, found, f"{n} frames in segments of {m}"))
+    for name, count in (("kl_target", n - 1), ("momentum", n)):
+        value = row[name]
+        if name not in bad and isinstance(value, tuple) and len(value) != count:
+            need = f"1 value or {count}" if count > 1 else "1 value"
+            rule = "one per frame pair" if name == "kl_target" else "one per frame"
+            faults.append(Fault(name, need, describe(value), f"{rule}, with {n} frames"))
+
+
+def _check_alpha(row: dict[str, Any], own: Mapping[str, Any], faults: list[Fault]) -> None:
+    noise, alpha = row["noise"], row["alpha"]
+    if noise in NOISES_WITH_ALPHA:
+        if alpha is None:
+            faults.append(
+                Fault("alpha", f"a number ≥ 0 and ≤ 1, as noise is `{noise}`", "no value")
+            )
+    elif alpha is not None:
+        if own.get("alpha") is None:
+            row["alpha"] = None
+            return
+        hint = f"it belongs to noise {quoted(NOISES_WITH_ALPHA)}"
+        faults.append(Fault("alpha", f"no value, as noise is `{noise}`", f"{alpha:g}", hint))
+
+
+def _check_quality(row: dict[str, Any], own: Mapping[str, Any], faults: list[Fault]) -> None:
+    codec, quality = row["codec"], row["quality"]
+    limits = QUALITY.get(codec)
+    if limits is None:
+        row["quality"] = None
+        return
+    low, high, default = limits
+    if quality is None:
+        row["quality"] = default
+    elif not low <= quality <= high:
+        expected = f"a whole number from {low} to {high}, as codec is `{codec}`"
+        faults.append(Fault("quality", expected, str(quality)))
+
+
+def parse_defaults(pairs: Iterable[str]) -> dict[str, Any]:
+    """Run defaults from `column=value` texts, as `--set` takes them.
+
+    Text columns take the value as it stands; others take a JSON number or list of numbers. The last
+    of a column wins. `id`, `prompt` and `meta_*` belong to rows and cannot be set.
+
+    Raises:
+        RowError: with every fault.
+    """
+    defaults: dict[str, Any] = {}
+    faults: list[Fault] = []
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        name = name.strip()
+        column = COLUMNS.get(name)
+        if not equals or not name:
+            faults.append(Fault("--set", "column=value", describe(pair)))
+        elif name.startswith(META) or (column is not None and not column.settable):
+            expected = "a column that has a default"
+            faults.append(Fault("--set", expected, f"`{name}`", "it belongs to the rows"))
+        elif column is None:
+            faults.append(Fault("--set", "a known column", f"`{name}`", meant(name)))
+        else:
+            try:
+                parsed = value if column.kind.holds == "text" else json.loads(value)
+                defaults[name] = column.kind.parse(parsed)
+            except KindError as refusal:
+                faults.append(Fault(name, refusal.expected, describe(value), refusal.hint))
+            except (ValueError, RecursionError):
+                faults.append(Fault(name, column.kind.expected, describe(value)))
+    if faults:
+        raise RowError(faults)
+    return defaults
