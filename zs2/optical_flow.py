@@ -56,6 +56,8 @@ def flow(
         )
     # A new matcher each time: calc() may change its scales to suit a frame and keeps them.
     matcher = cv2.DISOpticalFlow.create(_PRESETS[preset])
+    if preset == "medium":
+        matcher.setFinestScale(0)  # OpenCV stops at half size: half a dB of interpolation lost
     motion = np.asarray(matcher.calc(grey_a, grey_b, None), dtype=np.float32)  # pyright: ignore
     if factor > 1:
         motion = cv2.resize(motion, (width, height), interpolation=cv2.INTER_AREA) / factor
@@ -92,13 +94,26 @@ def visible(
     at x + w, or where it left the frame. Source: Sundaram, Brox, Keutzer, "Dense point trajectories
     by GPU-accelerated large displacement optical flow", ECCV 2010.
     """
-    height, width = forward.shape[:2]
     returned = warp(backward.astype(np.float32), forward)
-    mismatch = np.square(forward + returned).sum(-1)
-    length = np.square(forward).sum(-1) + np.square(returned).sum(-1)
-    target = forward + pixel_grid(height, width)
-    inside = ((target >= -0.5) & (target <= np.array([width, height]) - 0.5)).all(-1)
-    return (mismatch <= 0.01 * length + 0.5) & inside
+    mismatch = _squared_length(forward + returned)
+    length = _squared_length(forward) + _squared_length(returned)
+    return (mismatch <= 0.01 * length + 0.5) & inside(forward)
+
+
+def inside(
+    motion: Float[np.ndarray, "height width 2"],
+) -> Bool[np.ndarray, "height width"]:
+    """Where x + motion(x) still lies in the frame (within its outermost pixels' area)."""
+    height, width = motion.shape[:2]
+    target = motion + pixel_grid(height, width)
+    x, y = target[..., 0], target[..., 1]
+    return (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
+
+
+def _squared_length(
+    motion: Float[np.ndarray, "height width 2"],
+) -> Float[np.ndarray, "height width"]:
+    return np.square(motion[..., 0]) + np.square(motion[..., 1])
 
 
 def pixel_grid(height: int, width: int) -> Float32[np.ndarray, "height width 2"]:
