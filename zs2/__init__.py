@@ -1,0 +1,42 @@
+"""ZS²: zero-shot video sampling from any Stable Diffusion checkpoint (arXiv 2407.21475).
+
+Tensors in, tensors out; this package knows no Ray, no Prefect, no Parquet and no run folder.
+
+Reading order, one concept a file:
+
+1. `config`     what a clip is made of: frames, λ, μ, segments; defaults and their validation
+2. `noise`      the dependency noise model (section 3.1, Eq. 1, Algorithm 1) and its comparisons
+3. `attention`  temporal momentum attention (section 4.1, Eq. 2) on hidden states
+4. `segments`   long clips in segments of m frames (section 6.1) under an unmodified pipeline
+5. `sampler`    `ZS2Sampler`: the above around a diffusers pipeline
+6. `models`     names of checkpoints, what they are and how they are loaded
+
+Beside them: `optical_flow` and `metrics` (how a clip moves and how steadily), `mini` (bundled models).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zs2.attention import momentum_matrix
+    from zs2.noise import dependency_noise, kl_divergence
+    from zs2.sampler import Clip, ZS2Sampler
+
+__all__ = ["Clip", "ZS2Sampler", "dependency_noise", "kl_divergence", "momentum_matrix"]
+
+_HOMES = {
+    "Clip": "zs2.sampler",
+    "ZS2Sampler": "zs2.sampler",
+    "dependency_noise": "zs2.noise",
+    "kl_divergence": "zs2.noise",
+    "momentum_matrix": "zs2.attention",
+}
+
+
+def __getattr__(name: str) -> object:
+    # Lazy, because `import zs2.models` must answer without torch (the command line plans without it).
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,128 @@
+"""Long clips under an unmodified diffusers pipeline: the UNet call is cut into segments of m frames.
+
+The pipeline sees one batch of all frames' latents, laid out (g f): g guidance copies outermost, frames
+innermost. Inside each denoising step the UNet runs segment after segment, every call of one fixed
+shape g·m, the last one padded, and each layer's running average passes from one segment to the next
+(section 6.1). Momentum attention is causal, so this is the one-shot long clip at the memory of one
+segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from jaxtyping import Float
+from torch import Tensor
+
+from zs2.attention import MomentumState
+
+T = TypeVar("T")
+
+# What a UNet takes per picture, beside the latents; everything else passes through untouched.
+PER_FRAME_ARGUMENTS = (
+    "encoder_hidden_states",
+    "class_labels",
+    "timestep_cond",
+    "attention_mask",
+    "added_cond_kwargs",
+    "down_block_additional_residuals",
+    "mid_block_additional_residual",
+    "down_intrablock_additional_residuals",
+    "encoder_attention_mask",
+)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """`count` frames from `start` on, in a call of `padded_count` frames."""
+
+    start: int
+    count: int
+    padded_count: int
+
+    def rows(self, copies: int, num_frames: int, device: torch.device) -> Tensor:
+        """Batch rows of this segment in a (g f) batch; padding repeats the last frame."""
+        frames = torch.arange(self.start, self.start + self.padded_count, device=device)
+        frames = frames.clamp(max=self.start + self.count - 1)
+        offsets = torch.arange(copies, device=device) * num_frames
+        return (offsets[:, None] + frames[None, :]).flatten()
+
+
+def segments(num_frames: int, segment_frames: int) -> list[Segment]:
+    """Cut n frames into segments of m; every call has m frames, also the last."""
+    return [
+        Segment(start, min(segment_frames, num_frames - start), segment_frames)
+        for start in range(0, num_frames, segment_frames)
+    ]
+
+
+def take_rows(value: T, rows: Tensor, batch: int) -> T:
+    """Select batch rows from every tensor of a nest that has `batch` of them; leave the rest alone."""
+    if isinstance(value, Tensor):
+        if value.ndim and value.shape[0] == batch:
+            return value.index_select(0, rows.to(value.device))  # pyright: ignore[reportReturnType]
+        return value
+    if isinstance(value, dict):
+        return {k: take_rows(v, rows, batch) for k, v in value.items()}  # pyright: ignore
+    if isinstance(value, list | tuple):
+        return type(value)(take_rows(v, rows, batch) for v in value)  # pyright: ignore
+    return value
+
+
+@contextmanager
+def segmented(
+    unet: torch.nn.Module, num_frames: int, segment_frames: int, state: MomentumState
+) -> Generator[None]:
+    """Run `unet` in segments, carrying `state` through them, while the context is open.
+
+    The number of frames is given, never guessed from the batch; a batch that is not a multiple of it
+    raises ValueError.
+    """
+    whole: Callable[..., Any] = unet.forward
+    had_own = "forward" in unet.__dict__  # offload hooks put their forward on the instance
+    plan = segments(num_frames, segment_frames)
+
+    def forward(
+        sample: Float[Tensor, "batch channel h w"],
+        timestep: Any,
+        encoder_hidden_states: Tensor | None = None,
+        return_dict: bool = True,
+        **kwargs: Any,
+    ) -> Any:
+        batch = sample.shape[0]
+        if batch % num_frames:
+            raise ValueError(
+                f"expected a UNet batch of whole clips, a multiple of {num_frames} frames, "
+                f"found {batch}"
+            )
+        copies = batch // num_frames
+        kwargs["encoder_hidden_states"] = encoder_hidden_states
+        state.reset()
+        outputs: list[Tensor] = []
+        for segment in plan:
+            state.enter_segment(segment.start, segment.count, segment.padded_count)
+            rows = segment.rows(copies, num_frames, sample.device)
+            chosen = {
+                name: take_rows(value, rows, batch) if name in PER_FRAME_ARGUMENTS else value
+                for name, value in kwargs.items()
+            }
+            chosen_sample = take_rows(sample, rows, batch)
+            chosen_timestep = take_rows(timestep, rows, batch)
+            output = whole(chosen_sample, chosen_timestep, return_dict=False, **chosen)
+            outputs.append(output[0].unflatten(0, (copies, -1))[:, : segment.count])
+        prediction = torch.cat(outputs, dim=1).flatten(0, 1)
+        return UNet2DConditionOutput(sample=prediction) if return_dict else (prediction,)
+
+    unet.forward = forward
+    try:
+        yield
+    finally:
+        if had_own:
+            unet.forward = whole
+        else:
+            del unet.forward
