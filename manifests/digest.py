@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from hashlib import file_digest, sha256
+from hashlib import blake2b, file_digest, sha256
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -31,6 +31,11 @@ def canonical(value: Any) -> bytes:
 def digest_of(mapping: Mapping[str, Any]) -> str:
     """The digest of a mapping: 32 hex characters of the sha256 of its canonical form."""
     return sha256(canonical(mapping)).hexdigest()[:DIGEST_LENGTH]
+
+
+def id_hash(row_id: str) -> bytes:
+    """16 bytes that stand for an id where millions are held."""
+    return blake2b(row_id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def file_sha256(path: str | Path) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 from manifests.columns import is_id
+from manifests.digest import id_hash
 from manifests.kinds import describe
 from manifests.read import Manifest, RawRow
 from manifests.row import Fault, ManifestRow, RowError, parse_row
@@ -64,11 +64,6 @@ def check_rows(
             yield raw, [Problem.at(raw, fault) for fault in faults]
         elif row is not None:
             yield raw, row
-
-
-def id_hash(row_id: str) -> bytes:
-    """16 bytes that stand for an id where millions are held."""
-    return blake2b(row_id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def format_problems(problems: Sequence[Problem], limit: int = 50) -> str:

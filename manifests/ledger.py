@@ -1,0 +1,382 @@
+"""The ledger: Parquet parts under OUT/results that say what happened to every row.
+
+A state of the ledger is one *generation* of parts, `part-<generation>-<n>-of-<total>.parquet`, and
+the journals on top of it. A generation counts when all its parts are there; the newest that counts
+is the base, and its parts name the journals that are already in it, and how far. So compaction
+commits with the rename of its last part: before it the old parts and the journals are read, after
+it the new parts alone, and whatever else lies there waits for removal.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.arrow_types import merge_type, merge_types, to_array
+from manifests.columns import META
+from manifests.digest import id_hash
+from manifests.journal import list_journals, read_header, records_of
+from manifests.result import RESULT_COLUMNS, STATUSES, ResultRow, Status, from_record
+from manifests.storage import StorageError, aside_path, sync
+
+__all__ = [
+    "LEDGER_SCHEMA",
+    "Known",
+    "ResultRow",
+    "Status",
+    "compact",
+    "iter_results",
+    "known",
+    "ledger_batches",
+]
+
+PART_ROWS = 100_000
+BATCH_ROWS = 8192
+_JOURNALS = b"zs2.journals"  # in a part's schema metadata: JSON of journal uid -> bytes merged
+_PART = re.compile(r"part-(\d{6})-(\d{5})-of-(\d{5})\.parquet")
+_TIME = pa.timestamp("us", "UTC")
+
+_TYPES: dict[str, pa.DataType] = {
+    **dict.fromkeys(RESULT_COLUMNS, pa.string()),
+    **dict.fromkeys(("attempts", "num_frames", "height", "width"), pa.int32()),
+    **dict.fromkeys(("bytes", "seed"), pa.int64()),
+    **{name: pa.float64() for name in RESULT_COLUMNS if name.startswith("seconds_")},
+    "fps": pa.float64(),
+    "kl_achieved": pa.list_(pa.float64()),
+    "started_at": _TIME,
+    "finished_at": _TIME,
+}
+
+LEDGER_SCHEMA: pa.Schema = pa.schema(list(_TYPES.items()))
+"""The ledger's columns; `meta_*` columns follow them, by name."""
+
+
+@dataclass
+class _State:
+    """The files that make up the ledger at one moment, held open: removal cannot harm a reading."""
+
+    parts: list[pq.ParquetFile] = field(default_factory=list)
+    journals: list[tuple[BinaryIO, int]] = field(default_factory=list)  # and where to start
+    uids: list[str] = field(default_factory=list)  # of the journals
+    newest: int = 0  # generation, complete or not
+    stale: list[Path] = field(default_factory=list)  # parts of other generations than the base
+
+
+def _open_state(results: Path, stack: ExitStack) -> _State:
+    for _ in range(20):
+        before = _names(results)
+        with ExitStack() as attempt:
+            try:
+                state = _try_open(results, before, attempt)
+            except FileNotFoundError:
+                continue
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise _damaged(results, error) from error
+            # else a compaction replaced files between listing and opening
+            if _names(results) == before:
+                stack.push(attempt.pop_all())
+                return state
+    raise StorageError(f"the ledger in {results} changes all the time; try again")
+
+
+def _damaged(results: Path | str, error: Exception) -> StorageError:
+    return StorageError(
+        f"the ledger in {results} cannot be read ({error}); "
+        "remove the damaged part, and its rows are rendered again"
+    )
+
+
+def _names(results: Path) -> list[str]:
+    if not results.is_dir():
+        return []
+    names = (path.name for path in results.iterdir())
+    return sorted(name for name in names if name.startswith(("part-", "journal-")))
+
+
+def _try_open(results: Path, names: list[str], stack: ExitStack) -> _State:
+    generations: dict[int, list[Path]] = {}
+    totals: dict[int, int] = {}
+    for name in names:
+        match = _PART.fullmatch(name)
+        if match:
+            generations.setdefault(int(match[1]), []).append(results / name)
+            totals[int(match[1])] = int(match[3])
+    complete = [g for g, paths in generations.items() if len(paths) == totals[g]]
+    base = max(complete, default=None)
+    state = _State(newest=max(generations, default=0))
+    merged: dict[str, int] = {}
+    for generation, paths in generations.items():
+        if generation == base:
+            state.parts = [stack.enter_context(pq.ParquetFile(path)) for path in paths]
+            metadata = state.parts[0].schema_arrow.metadata or {}
+            merged = json.loads(metadata.get(_JOURNALS, b"{}"))
+        else:
+            state.stale += paths
+    for path, header in list_journals(results):
+        start = merged.get(header.uid, header.end)
+        state.journals.append((stack.enter_context(path.open("rb")), start))
+        state.uids.append(header.uid)
+    return state
+
+
+def _part_batches(part: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from part.iter_batches(BATCH_ROWS, columns=columns, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged("results", error) from error
+
+
+def _records(state: _State) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """(number of the journal, end of the line, record), oldest first."""
+    for number, (file, start) in enumerate(state.journals):
+        for end, record in records_of(file, start):
+            yield number, end, record
+
+
+def _place(number: int, end: int) -> int:
+    return number << 48 | end
+
+
+@dataclass
+class _Index:
+    """What one reading of the journals tells: where the newest result of each id stands, the types
+    of the meta columns, and how far each journal was read."""
+
+    newest: dict[bytes, int]
+    meta: dict[str, pa.DataType]
+    ends: list[int]
+
+
+def _index(state: _State) -> _Index:
+    index = _Index({}, {}, [start for _, start in state.journals])
+    for part in state.parts:
+        for column in part.schema_arrow:
+            if column.name.startswith(META):
+                merge_type(index.meta, column.name, column.type)
+    chunk: dict[str, list[Any]] = {}
+    for count, (number, end, record) in enumerate(_records(state)):
+        index.newest[id_hash(record["id"])] = _place(number, end)
+        index.ends[number] = end
+        for name, value in record.items():
+            if name.startswith(META):
+                chunk.setdefault(name, []).append(value)
+        if count % BATCH_ROWS == 0:
+            merge_types(index.meta, chunk)
+    merge_types(index.meta, chunk)
+    index.meta = dict(sorted(index.meta.items()))
+    return index
+
+
+def _journal_batch(records: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
+    arrays: list[pa.Array] = []
+    for column in schema:
+        values = [record.get(column.name) for record in records]
+        if column.type == _TIME:
+            values = [None if v is None else datetime.fromisoformat(v) for v in values]
+        arrays.append(to_array(values, column.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _part_batch(batch: pa.RecordBatch, mask: list[bool], schema: pa.Schema) -> pa.RecordBatch:
+    if not all(mask):
+        batch = batch.filter(pa.array(mask))
+    arrays: list[pa.Array] = []
+    for column in schema:
+        if column.name not in batch.schema.names:
+            arrays.append(pa.nulls(batch.num_rows, column.type))
+            continue
+        array = batch.column(column.name)
+        if array.type != column.type:
+            array = to_array(array.to_pylist(), column.type)
+        arrays.append(array)
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+Keep = Container[str] | Callable[[str], bool]
+
+
+def _merged(
+    state: _State, index: _Index, keep: Callable[[str], bool], schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    """The newest result of each kept id, batch by batch: the parts' first, then the journals'."""
+    for part in state.parts:
+        names = [name for name in part.schema_arrow.names if name in {"id", *schema.names}]
+        for batch in _part_batches(part, names):
+            ids: list[str] = batch.column("id").to_pylist()
+            mask = [id_hash(row_id) not in index.newest and keep(row_id) for row_id in ids]
+            if any(mask):
+                yield _part_batch(batch, mask, schema)
+    records: list[dict[str, Any]] = []
+    for number, end, record in _records(state):
+        # what a running flow appended since the index was made is for the next reading
+        if index.newest.get(id_hash(record["id"])) == _place(number, end) and keep(record["id"]):
+            records.append(record)
+            if len(records) == BATCH_ROWS:
+                yield _journal_batch(records, schema)
+                records = []
+    if records:
+        yield _journal_batch(records, schema)
+
+
+def _test(keep: Keep | None) -> Callable[[str], bool]:
+    if keep is None:
+        return lambda _: True
+    return keep if callable(keep) else keep.__contains__
+
+
+def ledger_batches(
+    out: Path, columns: Sequence[str] | None = None, keep: Keep | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The newest result of every id, as record batches; also while a run is going on.
+
+    Args:
+        out: the run folder.
+        columns: those wanted, in order; all of LEDGER_SCHEMA and every `meta_*` by default.
+        keep: the ids wanted; all by default.
+    """
+    with ExitStack() as stack:
+        state = _open_state(out / "results", stack)
+        index = _index(state)
+        yield from _merged(state, index, _test(keep), _schema(index, columns))
+
+
+def _schema(index: _Index, columns: Sequence[str] | None = None) -> pa.Schema:
+    full = _TYPES | index.meta
+    return pa.schema([(name, full[name]) for name in (full if columns is None else columns)])
+
+
+def iter_results(out: Path, keep: Keep | None = None) -> Iterator[ResultRow]:
+    """The newest result of every id (of `keep`), also while a run is going on."""
+    for batch in ledger_batches(out, keep=keep):
+        for record in batch.to_pylist():
+            yield from_record(record)
+
+
+class Known:
+    """What is known of each id, in about 130 bytes a row: its digest and status."""
+
+    def __init__(self) -> None:
+        self._rows: dict[bytes, bytes] = {}
+
+    def put(self, row_id: str, digest: str, status: str) -> None:
+        """Note a result; it replaces an earlier one of the id."""
+        code = STATUSES.index(status)  # type: ignore[arg-type]
+        self._rows[id_hash(row_id)] = bytes([code]) + bytes.fromhex(digest)
+
+    def get(self, row_id: str) -> tuple[str, Status] | None:
+        """(digest, status) of an id, or None."""
+        row = self._rows.get(id_hash(row_id))
+        return None if row is None else (row[1:].hex(), STATUSES[row[0]])
+
+    def is_done(self, row_id: str, digest: str) -> bool:
+        """Whether the id has an ok result of this very digest."""
+        return self.get(row_id) == (digest, "ok")
+
+    def counts(self) -> dict[Status, int]:
+        """Rows by status."""
+        counts: dict[Status, int] = dict.fromkeys(STATUSES, 0)
+        for row in self._rows.values():
+            counts[STATUSES[row[0]]] += 1
+        return counts
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, row_id: str) -> bool:
+        return id_hash(row_id) in self._rows
+
+
+def known(out: Path) -> Known:
+    """The newest digest and status of every id that has a result. One pass over the ledger."""
+    found = Known()
+    with ExitStack() as stack:
+        state = _open_state(out / "results", stack)
+        for part in state.parts:
+            for batch in _part_batches(part, ["id", "digest", "status"]):
+                for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    found.put(*row)
+        for _, _, record in _records(state):
+            found.put(record["id"], record["digest"], record["status"])
+    return found
+
+
+def compact(out: Path, keep: Keep | None = None) -> int:
+    """Merge parts and journals into a new generation of parts: one row per id, the newest, for the
+    ids of `keep`. Returns the rows of the ledger.
+
+    The caller holds the run's lock and has closed its journal. A crash at any moment leaves the old
+    state or the new one (see this module's docstring). Where nothing would change, nothing is
+    written. Holds about 150 bytes for each result in the journals.
+    """
+    results = out / "results"
+    keeps = _test(keep)
+    with ExitStack() as stack:
+        state = _open_state(results, stack)
+        index = _index(state)
+        rows = sum(part.metadata.num_rows for part in state.parts)
+        if index.newest or _drops(state, keeps):
+            merged = dict(zip(state.uids, index.ends, strict=True))
+            schema = _schema(index).with_metadata({_JOURNALS: json.dumps(merged)})
+            batches = _merged(state, index, keeps, schema)
+            rows = _write_generation(results, state.newest + 1, schema, batches)
+    _remove_merged(results)
+    return rows
+
+
+def _drops(state: _State, keep: Callable[[str], bool]) -> bool:
+    return any(
+        not keep(row_id)
+        for part in state.parts
+        for batch in _part_batches(part, ["id"])
+        for row_id in batch.column(0).to_pylist()
+    )
+
+
+def _write_generation(
+    results: Path, generation: int, schema: pa.Schema, batches: Iterator[pa.RecordBatch]
+) -> int:
+    """Write a generation aside, sync it, rename it into place. Returns its rows."""
+    asides: list[Path] = []
+    rows = 0
+    try:
+        batch = next(batches, None)
+        while batch is not None or not asides:  # a ledger without rows is one empty part
+            asides.append(aside_path(results / "part.parquet"))
+            with pq.ParquetWriter(asides[-1], schema, compression="zstd") as writer:
+                room = PART_ROWS
+                while batch is not None and room > 0:
+                    writer.write_batch(batch)
+                    rows, room = rows + batch.num_rows, room - batch.num_rows
+                    batch = next(batches, None)
+            sync(asides[-1])
+        for number, aside in enumerate(asides):
+            name = f"part-{generation:06d}-{number:05d}-of-{len(asides):05d}.parquet"
+            aside.rename(results / name)
+        sync(results)
+    finally:
+        for aside in asides:
+            aside.unlink(missing_ok=True)
+    return rows
+
+
+def _remove_merged(results: Path) -> None:
+    """Remove the parts and journals that are in the base, or that a crash left half-made."""
+    with ExitStack() as stack:
+        state = _open_state(results, stack)
+        if not state.parts:
+            return
+        more = [next(records_of(file, start), None) for file, start in state.journals]
+        done = [Path(file.name) for (file, _), m in zip(state.journals, more, strict=True) if not m]
+    headless = [path for path in results.glob("journal-*.jsonl") if read_header(path) is None]
+    for path in [*state.stale, *done, *headless]:
+        path.unlink()
+    sync(results)
