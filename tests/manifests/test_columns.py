@@ -1,0 +1,118 @@
+"""manifests.columns: the table of columns."""
+
+from __future__ import annotations
+
+import pytest
+
+from manifests.columns import COLUMNS, column_records, is_id, meant, nearest
+from manifests.kinds import KindError
+
+# fmt: off
+PUBLIC = [
+    "id", "prompt", "negative_prompt", "seed", "model", "lora", "num_frames", "segment_frames",
+    "chain", "height", "width", "num_inference_steps", "guidance_scale", "scheduler", "noise",
+    "alpha", "kl_target", "solver", "noise_candidates", "momentum", "speed", "long_prompt",
+    "control", "controlnet", "control_video", "control_scale", "canny_low", "canny_high",
+    "source_video", "image_guidance_scale", "ip_adapter", "ip_adapter_image", "ip_adapter_scale",
+    "best_of", "best_by", "fps", "temporal_sr", "temporal_scale", "spatial_sr", "spatial_scale",
+    "codec", "quality",
+]
+# fmt: on
+
+UNBUILT = {
+    "lora": ["hub/style:0.5"],
+    "control": "canny",
+    "controlnet": "hub/controlnet",
+    "control_video": "clip.mp4",
+    "control_scale": 1.0,
+    "canny_low": 100,
+    "canny_high": 200,
+    "source_video": "clip.mp4",
+    "image_guidance_scale": 1.5,
+    "ip_adapter": "hub/adapter",
+    "ip_adapter_image": "face.png",
+    "ip_adapter_scale": 0.6,
+    "best_of": 4,
+    "best_by": "clip",
+}
+
+
+def test_the_columns_are_the_public_ones_in_their_order():
+    """The table has every column of the public schema, and no other."""
+    assert list(COLUMNS) == PUBLIC
+
+
+def test_every_built_in_default_is_a_value_that_its_column_takes():
+    """A default may be written into a manifest as it stands."""
+    for column in COLUMNS.values():
+        if column.default not in (None, ()):
+            assert column.kind.parse(column.default) == column.default, column.name
+
+
+def test_the_printed_table_has_a_line_for_each_column_and_says_what_is_not_built():
+    """`zs2 manifest columns` shows name, type, default and meaning, and whether it is built."""
+    records = {record["column"]: record for record in column_records()}
+    assert list(records) == [*PUBLIC, "meta_*"]
+    assert all(isinstance(value, str) and value for r in records.values() for value in r.values())
+    assert records["kl_target"]["default"] == "0.01"
+    assert records["negative_prompt"]["default"] == '""'
+    assert records["segment_frames"]["default"] == "min(8, num_frames)"
+    assert {name for name, r in records.items() if r["built"] != "yes"} == set(UNBUILT)
+
+
+@pytest.mark.parametrize("name", UNBUILT)
+def test_a_column_whose_capability_is_not_built_is_refused_plainly(name: str):
+    """Never ignored: any value but a harmless one is an error that says why."""
+    with pytest.raises(KindError, match="not built yet"):
+        COLUMNS[name].kind.parse(UNBUILT[name])
+
+
+def test_harmless_values_of_unbuilt_columns_pass():
+    """One candidate is what happens anyway, and so is an empty list of LoRAs."""
+    assert COLUMNS["best_of"].kind.parse(1) == 1
+    assert COLUMNS["lora"].kind.parse([]) == ()
+    with pytest.raises(KindError):
+        COLUMNS["best_of"].kind.parse(True)
+
+
+@pytest.mark.parametrize(
+    ("typed", "known"),
+    [
+        ("promt", "prompt"),
+        ("Prompt", "prompt"),
+        ("negative prompt", "negative_prompt"),
+        ("num-frames", "num_frames"),
+        ("lambda", "kl_target"),
+        ("λ", "kl_target"),
+        ("steps", "num_inference_steps"),
+        ("hieght", "height"),
+        ("metasource", "meta_source"),
+        ("meta-source", "meta_source"),
+        ("zzzzzz", None),
+        ("", None),
+    ],
+)
+def test_a_misspelt_column_is_recognised(typed: str, known: str | None):
+    """The nearest known column is named, or none where nothing is near."""
+    assert nearest(typed) == known
+    assert (f"`{known}`" if known else "zs2 manifest columns") in meant(typed)
+
+
+def test_nearest_is_quick_for_a_name_of_any_length():
+    """A column's name may be a megabyte; only its beginning is compared."""
+    assert nearest("x" * 1_000_000) is None
+
+
+@pytest.mark.parametrize("value", ["a", "A-1_b.c", "0", "-", "_x", "x" * 128])
+def test_ids_that_are_allowed(value: str):
+    """1 to 128 of A-Za-z0-9._-, not starting with a dot."""
+    assert is_id(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", ".", "..", ".x", "../x", "a/b", "a\\b", "a b", "a\n", "é", "x" * 129, "a\0", "٣", 7, None],
+)
+def test_ids_that_are_not_allowed(value: object):
+    """Nothing that could leave a folder, hide a file or end a line is an id."""
+    assert not is_id(value)

@@ -1,0 +1,315 @@
+"""manifests.row: one row with defaults merged and every rule checked."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from manifests.columns import COLUMNS
+from manifests.row import ManifestRow, RowError, parse_defaults, parse_row, seed_of
+
+GOOD = {"id": "star", "prompt": "a red star"}
+
+
+def parse(**values: Any) -> ManifestRow:
+    return parse_row({**GOOD, **values})
+
+
+def test_a_row_of_id_and_prompt_has_the_documented_defaults():
+    """Only id and prompt are required; the model's own defaults stay open."""
+    row = parse_row(GOOD)
+    assert row.prompt == ("a red star",)
+    assert (row.negative_prompt, row.model, row.lora) == ("", "zs2-mini", ())
+    assert (row.num_frames, row.segment_frames, row.chain) == (8, 8, "exact")
+    assert (row.height, row.width, row.num_inference_steps, row.guidance_scale) == (None,) * 4
+    assert (row.scheduler, row.noise, row.alpha) == ("ddim", "dependency", None)
+    assert (row.kl_target, row.solver, row.noise_candidates) == (0.01, "expected", 1)
+    assert (row.momentum, row.speed, row.long_prompt, row.best_of) == (0.98, "exact", "truncate", 1)
+    assert (row.fps, row.temporal_sr, row.temporal_scale) == (8.0, "flow", 1)
+    assert (row.spatial_sr, row.spatial_scale) == ("lanczos", 1)
+    assert (row.codec, row.quality, row.meta) == ("h264", 18, {})
+
+
+def test_the_seed_of_a_row_follows_from_its_id():
+    """The first 8 bytes of sha256(id), mod 2^63: the same everywhere, another for another id."""
+    assert parse_row(GOOD).seed == seed_of("star") == 5935403586174966748
+    assert 0 <= seed_of("other") < 2**63
+    assert parse(seed=7).seed == 7
+
+
+def test_a_null_is_an_absent_value():
+    """None in a row is the default: the run's, then the built-in."""
+    assert parse(num_frames=None).num_frames == 8
+    assert parse_row({**GOOD, "num_frames": None}, {"num_frames": 4}).num_frames == 4
+
+
+BAD = [
+    ({"id": "../x"}, "id"),
+    ({"id": ".hidden"}, "id"),
+    ({"id": ""}, "id"),
+    ({"id": "a b"}, "id"),
+    ({"id": "x" * 129}, "id"),
+    ({"id": None}, "id"),
+    ({"id": 7}, "id"),
+    ({"id": b"\xff"}, "id"),
+    ({"prompt": None}, "prompt"),
+    ({"prompt": 3}, "prompt"),
+    ({"prompt": []}, "prompt"),
+    ({"prompt": ["a", None]}, "prompt"),
+    ({"prompt": ["a", "b"]}, "prompt"),
+    ({"prompt": ["a", "b"], "num_frames": 24}, "prompt"),
+    ({"prompt": "a\0b"}, "prompt"),
+    ({"prompt": "x" * 100_001}, "prompt"),
+    ({"prompt": b"\xffa"}, "prompt"),
+    ({"negative_prompt": ["a"]}, "negative_prompt"),
+    ({"seed": -1}, "seed"),
+    ({"seed": 2**63}, "seed"),
+    ({"seed": 1.5}, "seed"),
+    ({"seed": True}, "seed"),
+    ({"seed": "7"}, "seed"),
+    ({"model": ""}, "model"),
+    ({"model": 1}, "model"),
+    ({"lora": ["x"]}, "lora"),
+    ({"num_frames": 0}, "num_frames"),
+    ({"num_frames": -3}, "num_frames"),
+    ({"num_frames": math.nan}, "num_frames"),
+    ({"num_frames": 2**31}, "num_frames"),
+    ({"segment_frames": 0}, "segment_frames"),
+    ({"segment_frames": 9}, "segment_frames"),
+    ({"chain": "loose"}, "chain"),
+    ({"height": 37}, "height"),
+    ({"height": 0}, "height"),
+    ({"width": -8}, "width"),
+    ({"width": 1_000_000}, "width"),
+    ({"num_inference_steps": 0}, "num_inference_steps"),
+    ({"num_inference_steps": 1001}, "num_inference_steps"),
+    ({"guidance_scale": -1.0}, "guidance_scale"),
+    ({"guidance_scale": math.inf}, "guidance_scale"),
+    ({"scheduler": "dimm"}, "scheduler"),
+    ({"noise": "white"}, "noise"),
+    ({"noise": "mixed"}, "alpha"),
+    ({"noise": "progressive", "alpha": 1.5}, "alpha"),
+    ({"noise": "iid", "alpha": 0.5}, "alpha"),
+    ({"alpha": 0.5}, "alpha"),
+    ({"kl_target": -0.1}, "kl_target"),
+    ({"kl_target": math.nan}, "kl_target"),
+    ({"kl_target": [0.1] * 8}, "kl_target"),
+    ({"kl_target": [0.1, -0.1] + [0.1] * 5}, "kl_target"),
+    ({"kl_target": []}, "kl_target"),
+    ({"kl_target": [0.1, 0.2], "num_frames": 1}, "kl_target"),
+    ({"solver": "guess"}, "solver"),
+    ({"noise_candidates": 0}, "noise_candidates"),
+    ({"momentum": 1.01}, "momentum"),
+    ({"momentum": [0.9] * 7}, "momentum"),
+    ({"momentum": [0.9] * 7 + [2]}, "momentum"),
+    ({"speed": "fast"}, "speed"),
+    ({"long_prompt": "chunk"}, "long_prompt"),
+    ({"control": "canny"}, "control"),
+    ({"best_of": 2}, "best_of"),
+    ({"fps": 0}, "fps"),
+    ({"fps": 241}, "fps"),
+    ({"temporal_scale": 3}, "temporal_scale"),
+    ({"temporal_sr": "film"}, "temporal_sr"),
+    ({"spatial_scale": 8}, "spatial_scale"),
+    ({"spatial_sr": "mini-sr"}, "spatial_sr"),
+    ({"codec": "h265"}, "codec"),
+    ({"codec": "mp4"}, "codec"),
+    ({"quality": 52}, "quality"),
+    ({"quality": -1}, "quality"),
+    ({"quality": 101, "codec": "webp"}, "quality"),
+    ({"promt": "a"}, "promt"),
+    ({"frobnicate": 1}, "frobnicate"),
+]
+
+
+@pytest.mark.parametrize(("values", "column"), BAD)
+def test_a_bad_value_is_one_fault_that_names_its_column(values: dict[str, Any], column: str):
+    """Each fault says the column, what it takes and what stood there, and drags no other in."""
+    with pytest.raises(RowError) as error:
+        parse_row({**GOOD, **values})
+    (fault,) = error.value.faults
+    assert fault.column == column
+    assert fault.expected and fault.found
+    assert column in str(error.value)
+
+
+def test_all_faults_of_a_row_are_told_at_once():
+    """Not the first alone: a user mends a row once."""
+    with pytest.raises(RowError) as error:
+        parse_row({"id": "../x", "height": 37, "kl_target": -1, "promt": "x", "momentum": [1, 2]})
+    assert {fault.column for fault in error.value.faults} == {
+        "id",
+        "height",
+        "kl_target",
+        "promt",
+        "prompt",
+        "momentum",
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "column", "parsed"),
+    [
+        ({"prompt": ["a"]}, "prompt", ("a",)),
+        ({"prompt": ["a", "b", "c"], "num_frames": 24}, "prompt", ("a", "b", "c")),
+        ({"prompt": ["a", "b"], "num_frames": 9}, "prompt", ("a", "b")),
+        ({"prompt": ""}, "prompt", ("",)),
+        ({"num_frames": 24.0}, "num_frames", 24),
+        ({"num_frames": 3}, "segment_frames", 3),
+        ({"num_frames": 1, "kl_target": [0.2]}, "kl_target", 0.2),
+        ({"num_frames": 3, "kl_target": [0.1, 0.2]}, "kl_target", (0.1, 0.2)),
+        ({"num_frames": 2, "momentum": [0, 1]}, "momentum", (0.0, 1.0)),
+        ({"kl_target": 0}, "kl_target", 0.0),
+        ({"kl_target": 100}, "kl_target", 100.0),
+        ({"noise": "mixed", "alpha": 0}, "alpha", 0.0),
+        ({"codec": "webp"}, "quality", 90),
+        ({"codec": "webp", "quality": 60}, "quality", 60),
+        ({"codec": "gif", "quality": 18}, "quality", None),
+        ({"codec": "png"}, "quality", None),
+        ({"seed": 2**63 - 1}, "seed", 2**63 - 1),
+        ({"height": 8192, "width": 8}, "height", 8192),
+        ({"meta_tags": ["a", 1]}, "meta", {"meta_tags": ["a", 1]}),
+        ({"best_of": 1}, "best_of", 1),
+    ],
+)
+def test_good_values_and_what_follows_from_them(values: dict[str, Any], column: str, parsed: Any):
+    """Storyboards, per-frame lists, and defaults that depend on other columns."""
+    assert getattr(parse(**values), column) == parsed
+
+
+def test_segments_cover_the_clip():
+    """⌈n/m⌉ segments."""
+    assert parse(num_frames=24).num_segments == 3
+    assert parse(num_frames=25).num_segments == 4
+    assert parse(num_frames=1).num_segments == 1
+
+
+def test_run_defaults_hold_where_the_row_has_no_value():
+    """--set comes before the built-in default and after the row's own value."""
+    defaults = {"num_frames": 4, "codec": "gif"}
+    assert parse_row(GOOD, defaults).num_frames == 4
+    assert parse_row({**GOOD, "num_frames": 2}, defaults).num_frames == 2
+    assert parse_row(GOOD, defaults).codec == "gif"
+
+
+def test_run_defaults_do_not_make_rows_wrong_that_can_do_without():
+    """A longer segment is cut to the clip; α and quality are dropped where they have no use."""
+    defaults = {"segment_frames": 8, "alpha": 0.5, "quality": 23}
+    row = parse_row({**GOOD, "num_frames": 4, "codec": "ffv1"}, defaults)
+    assert (row.segment_frames, row.alpha, row.quality) == (4, None, None)
+    mixed = parse_row({**GOOD, "noise": "mixed"}, defaults)
+    assert (mixed.segment_frames, mixed.alpha, mixed.quality) == (8, 0.5, 23)
+
+
+def test_run_defaults_that_were_stored_as_json_work_again():
+    """run.json gives lists back where tuples were."""
+    defaults = {"kl_target": [0.1] * 7, "lora": []}
+    assert parse_row(GOOD, defaults).kl_target == (0.1,) * 7
+
+
+@pytest.mark.parametrize(
+    ("pair", "column", "parsed"),
+    [
+        ("num_frames=24", "num_frames", 24),
+        ("kl_target=0.05", "kl_target", 0.05),
+        ("kl_target=[0.1, 0.2]", "kl_target", (0.1, 0.2)),
+        ("negative_prompt=a=b, c", "negative_prompt", "a=b, c"),
+        ("model=runwayml/sd@main", "model", "runwayml/sd@main"),
+        (" codec=gif", "codec", "gif"),
+        ("fps=12.5", "fps", 12.5),
+        ("seed=9007199254740993", "seed", 9007199254740993),
+    ],
+)
+def test_settings_are_parsed_by_their_columns_type(pair: str, column: str, parsed: Any):
+    """`--set column=value`: text as it stands, numbers and lists as JSON."""
+    assert parse_defaults([pair]) == {column: parsed}
+
+
+@pytest.mark.parametrize(
+    ("pair", "word"),
+    [
+        ("num_frames", "column=value"),
+        ("=3", "column=value"),
+        ("num_frames=abc", "num_frames"),
+        ("num_frames=", "num_frames"),
+        ("num_frames=0", "num_frames"),
+        ("num_frames=true", "num_frames"),
+        ("kl_target=[0.1", "kl_target"),
+        ("kl_target=NaN", "kl_target"),
+        ("kl_target=" + "[" * 5000, "kl_target"),
+        ("seed=" + "9" * 5000, "seed"),
+        ("numframes=3", "num_frames"),
+        ("id=x", "belongs to the rows"),
+        ("prompt=x", "belongs to the rows"),
+        ("meta_x=1", "belongs to the rows"),
+        ("codec=h265", "not built yet"),
+        ("lora=x", "not built yet"),
+    ],
+)
+def test_bad_settings_are_refused_with_the_remedy(pair: str, word: str):
+    """Each names the column, what it takes and what was found."""
+    with pytest.raises(RowError, match="expected") as error:
+        parse_defaults([pair])
+    assert word in str(error.value)
+
+
+def test_all_bad_settings_are_told_at_once_and_the_last_good_one_wins():
+    """A command line is mended once."""
+    with pytest.raises(RowError) as error:
+        parse_defaults(["num_frames=0", "height=37"])
+    assert len(error.value.faults) == 2
+    assert parse_defaults(["seed=1", "seed=2"]) == {"seed": 2}
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.binary(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(st.dictionaries(st.sampled_from([*COLUMNS, "meta_x", "other"]), ANYTHING, max_size=8))
+def test_any_values_make_a_row_or_a_row_error(values: dict[str, Any]):
+    """Nothing in a row can raise anything but RowError, and what passes obeys the rules."""
+    try:
+        row = parse_row({**GOOD, **values})
+    except RowError as error:
+        assert error.faults
+        return
+    assert len(row.prompt) in (1, row.num_segments)
+    assert 1 <= row.segment_frames <= row.num_frames
+    assert 0 <= row.seed < 2**63
+    targets = row.kl_target if isinstance(row.kl_target, tuple) else (row.kl_target,)
+    assert all(math.isfinite(target) and target >= 0 for target in targets)
+
+
+ROWS = st.fixed_dictionaries(
+    {"num_frames": st.integers(1, 40)},
+    optional={
+        "seed": st.integers(0, 2**63 - 1),
+        "kl_target": st.floats(0, 5),
+        "momentum": st.floats(0, 1),
+        "codec": st.sampled_from(["h264", "gif", "png"]),
+        "fps": st.floats(0.5, 240),
+        "height": st.integers(1, 1024).map(lambda k: 8 * k),
+    },
+)
+
+
+@settings(max_examples=100, derandomize=True, deadline=None)
+@given(ROWS)
+def test_good_rows_keep_their_values(values: dict[str, Any]):
+    """What a row asks for is what it gets."""
+    row = parse(**values)
+    for name, value in values.items():
+        assert getattr(row, name) == value
