@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import blake2b, file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -72,13 +73,11 @@ def _memory() -> Path:
 
 def _remember(known: Path, content: str) -> None:
     aside = known.with_name(f".{uuid4().hex}")
-    try:
+    # a read-only or full home: the hash is computed again next time, nothing else changes
+    with suppress(OSError):
         known.parent.mkdir(parents=True, exist_ok=True)
         aside.write_text(content)
         aside.replace(known)
-    except OSError:
-        # a read-only or full home: the hash is computed again next time, nothing else changes
-        aside.unlink(missing_ok=True)
 
 
 def folder_weights_hash(folder: str | Path) -> str:

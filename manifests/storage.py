@@ -60,7 +60,11 @@ class RunFolder:
         if not name or "\0" in name:
             raise StorageError(f"{describe(name)} is not a path; give a local folder")
         self.root = Path(name)
-        if self.root.exists() and not self.root.is_dir():
+        try:
+            taken = self.root.exists() and not self.root.is_dir()
+        except OSError as error:
+            raise _unusable(name, error) from error
+        if taken:
             raise StorageError(f"{name} is a file; give another output folder")
         self.videos = self.root / "videos"
         self.previews = self.root / "previews"
@@ -86,10 +90,7 @@ class RunFolder:
             probe.write_bytes(b"zs2")
             probe.unlink()
         except OSError as error:
-            reason = error.strerror or error
-            raise StorageError(
-                f"{self.root} cannot be written ({reason}); choose another folder or make space"
-            ) from error
+            raise _unusable(self.root, error) from error
         return self
 
     def video_path(self, digest: str, row_id: str, codec: str) -> Path:
@@ -202,6 +203,11 @@ class RunFolder:
                     _remove(path)
                     swept += 1
         return swept
+
+
+def _unusable(root: str | Path, error: OSError) -> StorageError:
+    reason = error.strerror or error
+    return StorageError(f"{root} cannot be used ({reason}); choose another folder or make space")
 
 
 def _abandoned(path: Path, host: str, pid: int, abandoned_after: float) -> bool:
