@@ -46,15 +46,10 @@ Options = dict[str, str | int]
 # Output that depends on the frames alone: no encoder versions or dates in the file, and one thread
 # (x264 cuts its work by the number of threads).
 _REPRODUCIBLE: Options = {"fflags": "+bitexact", "flags:v": "+bitexact", "threads": 1}
-_BT709: Options = {
-    "colorspace": "bt709",
-    "color_primaries": "bt709",
-    "color_trc": "bt709",
-    "color_range": "tv",
-}
 _TO_BT709 = (
     "scale=out_color_matrix=bt709:out_range=tv"
     ":flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact,format=yuv420p"
+    ",setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
 )
 # One palette for the whole clip and an ordered dither: equal frames stay equal, still parts still.
 _TO_PALETTE = (
@@ -136,7 +131,7 @@ def assemble(
             options = _options(codec, quality, title, comment)
             command = _command(executable, frames.shape, fps, output, options)
             _encode(command, frames, cwd=unfinished if codec == "png" else None)
-            _verify(unfinished, codec, frames.shape, fps)
+            _verify(unfinished, target.name, codec, frames.shape, fps)
             digest, size = _sum(unfinished)
     except OSError as error:
         raise AssembleError(
@@ -222,7 +217,7 @@ def _options(codec: str, quality: int, title: str | None, comment: str | None) -
     """ffmpeg's output options for a codec."""
     chosen = _CODECS[codec]
     own: dict[str, Options] = {
-        "h264": {"vf": _TO_BT709, "crf": quality, **_BT709, "movflags": "+faststart"},
+        "h264": {"vf": _TO_BT709, "crf": quality, "movflags": "+faststart"},
         "ffv1": {"pix_fmt": "bgr0", "level": 3, "g": 1, "slices": 4, "slicecrc": 1},
         "gif": {"vf": _TO_PALETTE, "loop": 0},
         # bgra: libwebp's own conversion, sharper than swscale's. Not libwebp_anim: it drops frames
@@ -305,7 +300,7 @@ def _explain(status: int, tail: str) -> str:
     return f"ffmpeg {how}; {remedy}. It said: {tail or 'nothing'}"
 
 
-def _verify(path: Path, codec: str, shape: tuple[int, ...], fps: float) -> None:
+def _verify(path: Path, name: str, codec: str, shape: tuple[int, ...], fps: float) -> None:
     """Open what was written and compare it with what should have been (see `assemble`)."""
     try:
         probe = _probe_stream if codec in ("h264", "ffv1") else _probe_pictures
@@ -317,12 +312,12 @@ def _verify(path: Path, codec: str, shape: tuple[int, ...], fps: float) -> None:
         EOFError,
     ) as error:  # Pillow raises the last three
         raise AssembleError(
-            f"{path.name}: written, but cannot be read again ({error}); "
+            f"{name}: written, but cannot be read again ({error}); "
             "check the disk, or try another ffmpeg (ZS2_FFMPEG)"
         ) from error
     if (count, height, width) != shape[:3]:
         raise AssembleError(
-            f"{path.name}: expected {shape[0]} frames of {shape[1]}×{shape[2]}, "
+            f"{name}: expected {shape[0]} frames of {shape[1]}×{shape[2]}, "
             f"found {count} of {height}×{width} in the file; try another ffmpeg (ZS2_FFMPEG)"
         )
     expected = shape[0] / float(_rate(fps))
@@ -330,7 +325,7 @@ def _verify(path: Path, codec: str, shape: tuple[int, ...], fps: float) -> None:
     tolerance = {"gif": 0.0101, "webp": 0.00101}.get(codec, 1e-4 * expected)
     if not untimed and abs(seconds - expected) > tolerance:
         raise AssembleError(
-            f"{path.name}: expected {expected:.4f} s at {fps:g} frames/s, found {seconds:.4f} s "
+            f"{name}: expected {expected:.4f} s at {fps:g} frames/s, found {seconds:.4f} s "
             "in the file; try another ffmpeg (ZS2_FFMPEG) or a whole fps"
         )
 

@@ -28,7 +28,7 @@ def upscale(frames: Array, scale: int, method: str = "lanczos") -> Array:
             f"spatial_sr: {method!r} is not built yet; available: {', '.join(METHODS)}; "
             "set spatial_sr to one of these, or spatial_scale to 1"
         )
-    if type(scale) is bool or not isinstance(scale, int | np.integer) or scale not in SCALES:
+    if isinstance(scale, bool | float) or scale not in SCALES:
         raise ValueError(
             f"spatial_scale: expected one of {', '.join(map(str, SCALES))}; found {scale!r}; "
             "choose one of these and set height and width to suit"

@@ -49,7 +49,7 @@ def interpolate(frames: Array, scale: int, method: str = "flow") -> Array:
             f"temporal_sr: expected one of {', '.join(METHODS)}; found {method!r}; "
             "set temporal_sr to one of these, or temporal_scale to 1"
         )
-    if type(scale) is bool or not isinstance(scale, int | np.integer) or scale not in SCALES:
+    if isinstance(scale, bool | float) or scale not in SCALES:
         raise ValueError(
             f"temporal_scale: expected one of {', '.join(map(str, SCALES))}; found {scale!r}; "
             "choose the nearest and set fps to suit"
