@@ -1,0 +1,1 @@
+"""Deployment files, bundled-model recipes and measured reports."""

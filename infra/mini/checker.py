@@ -1,0 +1,157 @@
+"""Tell a picture's thing, colour and setting from its pixels: the bundled model's judge.
+
+A small convolutional network trained on drawn scenes alone, blurred, recoloured, made noisy and
+compressed at random, so that it judges what people would still recognise. It shares nothing with
+the diffusion model: neither weights nor latents nor its autoencoder.
+
+    python -m infra.mini.checker --minutes 5        # train again; writes checker.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from infra.mini.data import TEST_SEED, TRAIN_SEED, WORK, pictures, scene_list
+from infra.mini.scenes import COLOURS, SETTINGS, THINGS, Scene, draw
+from infra.mini.training import Clock, batches, learning_rate, log
+
+WEIGHTS = Path(__file__).parent / "checker.safetensors"
+CLASSES = {"thing": THINGS, "colour": COLOURS, "setting": SETTINGS}
+
+
+class Checker(nn.Module):
+    """Pictures (batch, 3, 64, 64) in -1..1 to logits, one tensor for each attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 24, 48, 64, 96)
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [
+                nn.Conv2d(before, after, 3, stride=2, padding=1),
+                nn.GroupNorm(8, after),
+                nn.ReLU(),
+            ]
+        layers += [nn.Conv2d(96, 96, 3, padding=1), nn.GroupNorm(8, 96), nn.ReLU()]
+        self.body = nn.Sequential(*layers)
+        # the largest value anywhere finds the thing, the mean and the rows tell the setting
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(96 * 6, len(labels)) for name, labels in CLASSES.items()}
+        )
+
+    def forward(self, pictures_: Tensor) -> dict[str, Tensor]:
+        found = self.body(pictures_)
+        rows = found.mean(3).flatten(1)
+        pooled = torch.cat([found.amax((2, 3)), found.mean((2, 3)), rows], 1)
+        return {name: head(pooled) for name, head in self.heads.items()}
+
+
+def to_tensor(drawn: np.ndarray) -> Tensor:
+    """Turn uint8 (batch, h, w, 3) into float (batch, 3, h, w) in -1..1."""
+    return torch.from_numpy(np.array(drawn)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def labels(scenes: Sequence[Scene]) -> dict[str, Tensor]:
+    """Return the class numbers of scenes for each attribute, (scene,)."""
+    return {
+        name: torch.tensor([names.index(getattr(scene, name)) for scene in scenes])
+        for name, names in CLASSES.items()
+    }
+
+
+def degrade(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Blur, shrink, recolour, compress or disturb a picture, uint8 (h, w, 3), at random."""
+    side = picture.shape[0]
+    if rng.random() < 0.4:
+        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 1.5))
+    if rng.random() < 0.3:
+        small = int(side * rng.uniform(0.4, 0.9))
+        picture = cv2.resize(picture, (small, small), interpolation=cv2.INTER_AREA)
+        picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_CUBIC)
+    if rng.random() < 0.3:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))]
+        packed = cv2.imencode(".jpg", picture, quality)[1]
+        picture = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR))
+    changed = picture.astype(np.float32)
+    if rng.random() < 0.5:
+        coarse = rng.normal(0, rng.uniform(2, 14), (8, 8, 3)).astype(np.float32)
+        changed += cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
+    if rng.random() < 0.5:
+        changed += rng.normal(0, rng.uniform(1, 10), changed.shape).astype(np.float32)
+    changed = changed * rng.uniform(0.93, 1.07) + rng.uniform(-8, 8, 3).astype(np.float32)
+    return np.clip(changed, 0, 255).astype(np.uint8)
+
+
+def train(minutes: float, batch: int, peak: float, count: int) -> Checker:
+    """Train on drawn scenes, half of them degraded."""
+    drawn = pictures(count)
+    wanted = labels(scene_list(TRAIN_SEED, count))
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    checker = Checker()
+    optimizer = torch.optim.AdamW(checker.parameters(), peak, weight_decay=0.01)
+    clock = Clock(minutes)
+    for step, chosen in enumerate(batches(count, batch, seed=5)):
+        if clock.progress >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(peak, step, clock.progress, warm_up=50, hold=0.2)
+        chosen = chosen.sort().values
+        seen = [degrade(p, rng) if rng.random() < 0.7 else p for p in drawn[chosen.numpy()]]
+        made = checker(to_tensor(np.stack(seen)))
+        losses = {name: F.cross_entropy(made[name], wanted[name][chosen]) for name in CLASSES}
+        optimizer.zero_grad()
+        torch.stack([*losses.values()]).sum().backward()
+        optimizer.step()
+        if (step + 1) % 100 == 0:
+            figures = {name: loss.item() for name, loss in losses.items()}
+            log("checker", WORK / "checker.log", step + 1, clock, **figures)
+    return checker.eval()
+
+
+@torch.no_grad()
+def right(checker: Checker, seen: np.ndarray, scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
+    """Judge pictures, uint8 (picture, 64, 64, 3), by what the scenes say: bool (picture,) each."""
+    made = checker(to_tensor(seen))
+    wanted = labels(scenes)
+    return {name: (made[name].argmax(1) == wanted[name]).numpy() for name in CLASSES}
+
+
+@cache
+def trained() -> Checker:
+    """Return the checker with the weights beside this module."""
+    checker = Checker()
+    checker.load_state_dict({k: v.float() for k, v in load_file(WEIGHTS).items()})
+    return checker.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--count", type=int, default=60_000)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    checker = train(arguments.minutes, arguments.batch, arguments.rate, arguments.count)
+    save_file({k: v.half() for k, v in checker.state_dict().items()}, WEIGHTS)
+    held_out = scene_list(TEST_SEED, 2000)
+    drawn = np.stack([draw(scene) for scene in held_out])
+    for name, hits in right(trained(), drawn, held_out).items():
+        print(f"{name}: {hits.mean():.2%} of {len(hits)} held-out scenes")
+
+
+if __name__ == "__main__":
+    main()

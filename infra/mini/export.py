@@ -1,0 +1,92 @@
+"""Write the trained networks as a StableDiffusionPipeline folder that ships with zs2.
+
+python -m infra.mini.export zs2/mini/zs2-mini
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from infra.mini import text, train_unet
+from infra.mini.captions import words
+
+DEFAULTS = {"num_inference_steps": 20, "guidance_scale": 3.0, "height": 64, "width": 64}
+LIMIT = 16_000_000  # bytes: the model travels inside the package
+
+CARD = """---
+license: apache-2.0
+pipeline_tag: text-to-image
+---
+# zs2-mini
+
+A small latent text-to-image model in diffusers' StableDiffusionPipeline layout, bundled with zs2 so
+that it renders without a download or a GPU. 64×64 pixels, {parameters:.1f} million parameters,
+float16 weights, v-prediction on SD 1.5's noise schedule, f=8 latents of four channels.
+
+Made from scratch on a CPU by `infra/mini/` of the zs2 repository, on scenes that the project draws
+itself (`infra/mini/scenes.py`) and captions by grammar (`infra/mini/captions.py`). It has seen no
+photograph and no picture made by anybody else. `infra/mini/README.md` tells how to train it again
+and what it scores. Licence: Apache-2.0.
+
+It knows one thing of one colour in one place, by day or at night:
+
+| | |
+| --- | --- |
+| things | star, heart, ball (circle), square (box), triangle, moon (crescent), fish, house (home) |
+| colours | red, orange, yellow, green, blue, purple (violet), pink, white |
+| places | sky (clouds), sea (ocean, water), meadow (grass, field) |
+| | desert (dunes, sand), snow (winter), mountains (hills) |
+| times | by day (unless told otherwise), at night |
+| sizes | small (little, tiny), medium, large (big, huge) |
+| positions | on the left, on the right, at the top, at the bottom |
+
+    a red star over the sea at night · small blue fish, desert · a big pink heart in the sky
+
+Every word of the grammar is one token ({words} words); other words are spelt out and mostly ignored.
+Two things in one prompt, actions and styles are beyond it. Its own defaults are in `zs2.json`.
+"""
+
+
+def export(folder: Path) -> int:
+    """Write the model's folder and return its size in bytes."""
+    tokenizer, encoder = text.trained()
+    parts: dict[str, Any] = {
+        "vae": train_unet.autoencoder(),
+        "text_encoder": encoder,
+        "tokenizer": tokenizer,
+        "unet": train_unet.trained(),
+        "scheduler": train_unet.scheduler(),
+        "safety_checker": None,
+        "feature_extractor": None,
+    }
+    pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    networks = (pipe.vae, pipe.text_encoder, pipe.unet)
+    parameters = sum(p.numel() for network in networks for p in network.parameters()) / 1e6
+    pipe.to(dtype=torch.float16)
+    pipe.save_pretrained(folder)
+    text.write_tokenizer(folder / "tokenizer")  # vocab.json and merges.txt, for transformers 4
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(0o644)
+    (folder / "zs2.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n")
+    (folder / "README.md").write_text(CARD.format(parameters=parameters, words=len(words())))
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if size >= LIMIT:
+        raise ValueError(f"{folder} has {size} bytes, expected fewer than {LIMIT}")
+    return size
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    print(f"{arguments.folder}: {export(arguments.folder):,} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""Train the autoencoder: 64×64 pictures to 4×8×8 latents and back.
+
+    python -m infra.mini.train_autoencoder --minutes 17
+    python -m infra.mini.train_autoencoder --minutes 15 --decoder   # later: sharpen the decoder
+
+Resumes from its checkpoint. The second command leaves the encoder and so the latents as they are,
+and may run after the diffusion model is trained. The loss is the absolute error at full size and
+averaged over 2, 4 and 8 pixels, which keeps colours; the thing's pixels count thrice, because an
+error there is what people see.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Tensor
+
+from infra.mini.data import TEST_SEED, TRAIN_SEED, WORK, pictures, scene_list
+from infra.mini.scenes import Scene, draw
+from infra.mini.training import (
+    Average,
+    Clock,
+    batches,
+    learning_rate,
+    load,
+    log,
+    save,
+    training_state,
+)
+
+CHECKPOINT = WORK / "autoencoder.pt"
+DECODER_CHECKPOINT = WORK / "decoder.pt"
+KL_WEIGHT = 1.5e-3
+THING_WEIGHT = 2.0
+EXTRA_NOISE = 0.06  # of a latent's spread: what the decoder alone learns to forgive
+
+
+ARCHITECTURE: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (16, 32, 64, 96),
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "norm_num_groups": 16,
+    "sample_size": 64,
+}
+
+
+def build() -> AutoencoderKL:
+    """Return an untrained autoencoder, f=8, four latent channels."""
+    return AutoencoderKL(**ARCHITECTURE)
+
+
+def encode(network: Any, seen: Tensor) -> DiagonalGaussianDistribution:
+    """Return the latents' distribution, (batch, 4, h/8, w/8), of pictures (batch, 3, h, w)."""
+    return network.encode(seen).latent_dist
+
+
+def decode(network: Any, latents: Tensor) -> Tensor:
+    """Return pictures (batch, 3, h, w) in about -1..1."""
+    return network.decode(latents).sample
+
+
+def to_tensor(drawn: np.ndarray) -> Tensor:
+    """Turn uint8 (batch, h, w, 3) into float (batch, 3, h, w) in -1..1."""
+    return torch.from_numpy(np.array(drawn)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def discs(scenes: list[Scene]) -> Tensor:
+    """Return each scene's thing as centre and radius, (scene, 3)."""
+    return torch.tensor([(s.x, s.y, s.radius) for s in scenes])
+
+
+def reconstruction_loss(made: Tensor, wanted: Tensor, disc: Tensor) -> Tensor:
+    """Return the weighted absolute error over four scales; pictures (batch, 3, h, w)."""
+    side = wanted.shape[-1]
+    line = (torch.arange(side) + 0.5) / side
+    x, y, radius = (part[:, None, None] for part in disc.unbind(1))
+    inside = (line[None, None, :] - x) ** 2 + (line[None, :, None] - y) ** 2 < (radius * 1.1) ** 2
+    weight = (1 + THING_WEIGHT * inside)[:, None]
+    error = made - wanted
+    loss = (weight * (error.abs() + error.square())).mean()
+    for scale, share in ((2, 0.5), (4, 0.5), (8, 1.0)):
+        loss = loss + share * F.avg_pool2d(error, scale).abs().mean()
+    return loss
+
+
+@torch.no_grad()
+def psnr(network: AutoencoderKL, count: int = 256, size: int = 64) -> float:
+    """Return the mean PSNR in dB over held-out scenes."""
+    wanted = to_tensor(np.stack([draw(s, size) for s in scene_list(TEST_SEED, count)]))
+    found = []
+    for part in wanted.split(64):
+        made = decode(network, encode(network, part).mode())
+        error = ((made.clamp(-1, 1) - part) / 2).square().mean((1, 2, 3))
+        found.append(-10 * error.log10())
+    return float(torch.cat(found).mean())
+
+
+def start(decoder_only: bool) -> AutoencoderKL:
+    """Return what training starts from: new weights, or the trained ones, encoder frozen."""
+    if not decoder_only:
+        torch.manual_seed(0)
+        return build()
+    network = _averaged(CHECKPOINT).train()
+    network.encoder.requires_grad_(False)
+    assert network.quant_conv is not None
+    network.quant_conv.requires_grad_(False)
+    return network
+
+
+def train(minutes: float, batch: int, peak: float, count: int, decoder_only: bool) -> None:
+    """Train until the plan's minutes have passed, from the checkpoint where there is one."""
+    checkpoint = DECODER_CHECKPOINT if decoder_only else CHECKPOINT
+    stage = checkpoint.stem
+    drawn = pictures(count)
+    disc = discs(scene_list(TRAIN_SEED, count))
+    network = start(decoder_only)
+    learning = [p for p in network.parameters() if p.requires_grad]
+    average = Average(network, 0.998)
+    optimizer = torch.optim.AdamW(learning, peak, betas=(0.9, 0.98), weight_decay=1e-3)
+    step, clock = 0, Clock(minutes)
+    if state := load(checkpoint):
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.shadow = state["average"]
+        step, clock = state["step"], Clock(minutes, state["spent"])
+    total = 0.0
+    for chosen in batches(count, batch, seed=step + decoder_only):
+        if clock.progress >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(peak, step, clock.progress, warm_up=100, hold=0.3)
+        chosen = chosen.sort().values
+        wanted = to_tensor(drawn[chosen.numpy()])
+        posterior = encode(network, wanted)
+        sample = posterior.sample()
+        if decoder_only:
+            spread = posterior.mean.std((0, 2, 3), keepdim=True)
+            sample = sample + EXTRA_NOISE * spread * torch.randn_like(sample)
+        loss = reconstruction_loss(decode(network, sample), wanted, disc[chosen])
+        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        optimizer.zero_grad()
+        (loss + (0 if decoder_only else KL_WEIGHT * kl)).backward()
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        optimizer.step()
+        average.update(network, step)
+        step, total = step + 1, total + loss.item()
+        if step % 50 == 0:
+            spread, noise = posterior.mean.std().item(), posterior.std.mean().item()
+            figures = {"loss": total / 50, "kl": kl.item(), "std": spread, "noise": noise}
+            log(stage, WORK / f"{stage}.log", step, clock, **figures)
+            total = 0.0
+        if step % 400 == 0:
+            save(checkpoint, training_state(network, optimizer, average, step, clock))
+    save(checkpoint, training_state(network, optimizer, average, step, clock))
+    network.load_state_dict(average.shadow)
+    log(stage, WORK / f"{stage}.log", step, clock, psnr=psnr(network.eval()))
+
+
+def _averaged(checkpoint: Path) -> AutoencoderKL:
+    state = load(checkpoint)
+    if state is None:
+        raise FileNotFoundError(f"no {checkpoint}: run `python -m infra.mini.train_autoencoder`")
+    network = build()
+    network.load_state_dict(state["average"])
+    return network.eval()
+
+
+def trained() -> AutoencoderKL:
+    """Return the autoencoder with its averaged weights, its sharpened decoder where there is one."""
+    return _averaged(DECODER_CHECKPOINT if DECODER_CHECKPOINT.exists() else CHECKPOINT)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=17)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--count", type=int, default=60_000)
+    parser.add_argument("--decoder", action="store_true", help="sharpen the decoder alone")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    train(arguments.minutes, arguments.batch, arguments.rate, arguments.count, arguments.decoder)
+
+
+if __name__ == "__main__":
+    main()

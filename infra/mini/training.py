@@ -1,0 +1,109 @@
+"""What every training stage needs: a schedule in minutes, resumable checkpoints, a log."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Clock:
+    """Counts the seconds spent training, over interruptions, against a plan in minutes.
+
+    Schedules follow the clock and not the step count, so that a run on a shared machine still
+    ends with its learning rate at the bottom.
+    """
+
+    def __init__(self, minutes: float, spent: float = 0.0) -> None:
+        self.plan = minutes * 60
+        self.before = spent
+        self.start = time.monotonic()
+
+    @property
+    def spent(self) -> float:
+        """Seconds of training so far, those of earlier processes included."""
+        return self.before + time.monotonic() - self.start
+
+    @property
+    def progress(self) -> float:
+        """Share of the plan that has passed, 0 to 1."""
+        return min(1.0, self.spent / self.plan)
+
+
+def learning_rate(peak: float, step: int, progress: float, warm_up: int, hold: float) -> float:
+    """Warm up over `warm_up` steps, hold until `hold` of the plan, then fall by a half cosine."""
+    fall = max(0.0, progress - hold) / (1 - hold)
+    floor = 0.02
+    cosine = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * fall))
+    return peak * min(1.0, (step + 1) / warm_up) * cosine
+
+
+class Average:
+    """Exponential moving average of a network's parameters, quick at first (EMA with warm-up)."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.shadow = {k: v.detach().clone() for k, v in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Move the average towards the network after its `step`-th update."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, value in network.state_dict().items():
+            kept = self.shadow[name]
+            if kept.dtype.is_floating_point:
+                kept.lerp_(value, 1 - decay)
+            else:
+                kept.copy_(value)
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint whole or not at all."""
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    part.replace(path)
+
+
+def training_state(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average,
+    step: int,
+    clock: Clock,
+) -> dict[str, Any]:
+    """Return what a stage needs to go on: weights, their average, the optimizer, step, seconds."""
+    return {
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "average": average.shadow,
+        "step": step,
+        "spent": clock.spent,
+    }
+
+
+def load(path: Path) -> dict[str, Any] | None:
+    """Return a checkpoint, or None where there is none yet."""
+    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+
+
+def batches(count: int, size: int, seed: int) -> Iterator[torch.Tensor]:
+    """Yield index batches for ever, each pass over 0..count-1 in a new order."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.randperm(count, generator=generator)
+        for start in range(0, count - size + 1, size):
+            yield order[start : start + size]
+
+
+def log(stage: str, path: Path, step: int, clock: Clock, **values: float) -> None:
+    """Print one line and append it to the stage's log."""
+    figures = " ".join(f"{name}={value:.5g}" for name, value in values.items())
+    line = f"{stage} step={step} minutes={clock.spent / 60:.2f} {figures}"
+    print(line, flush=True)
+    with path.open("a") as file:
+        file.write(line + "\n")
