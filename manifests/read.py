@@ -253,8 +253,6 @@ def _is_list(found: pa.DataType) -> bool:
         pa.types.is_list(found)
         or pa.types.is_large_list(found)
         or pa.types.is_fixed_size_list(found)
-        or pa.types.is_list_view(found)
-        or pa.types.is_large_list_view(found)
     )
 
 
@@ -329,15 +327,11 @@ def _scalar(value: Any) -> Any:
 def _widen(column: pa.Array) -> pa.Array:
     """float32 and float16 as the doubles that they were written for: 0.01 in a float32 column means
     0.01, as it does in a double column, and not 0.009999999776."""
-    kind = column.type
-    if pa.types.is_float32(kind) or pa.types.is_float16(kind):
-        shortest = pc.cast(pc.cast(column, pa.float32()), pa.string())
-        return pc.cast(shortest, pa.float64())
-    if _is_list(kind) and (
-        pa.types.is_float32(kind.value_type) or pa.types.is_float16(kind.value_type)
-    ):
-        column = pc.cast(column, pa.list_(kind.value_type))
-        return pa.ListArray.from_arrays(
-            column.offsets, _widen(column.values), mask=column.is_null()
-        )
+    lists = _is_list(column.type)
+    scalar = column.type.value_type if lists else column.type
+    if not (pa.types.is_float32(scalar) or pa.types.is_float16(scalar)):
+        return column
+    # the shortest text that gives the float32 back is what was written
+    for step in (pa.float32(), pa.string(), pa.float64()):
+        column = pc.cast(column, pa.list_(step) if lists else step)
     return column

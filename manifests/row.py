@@ -230,15 +230,15 @@ def _check_quality(row: dict[str, Any], own: Mapping[str, Any], faults: list[Fau
 
 
 def parse_defaults(pairs: Iterable[str]) -> dict[str, Any]:
-    """Run defaults from `column=value` texts, as `--set` takes them.
+    """Run defaults from `column=value` texts, as `--set` takes them; see `check_defaults`.
 
     Text columns take the value as it stands; others take a JSON number or list of numbers. The last
-    of a column wins. `id`, `prompt` and `meta_*` belong to rows and cannot be set.
+    of a column wins.
 
     Raises:
         RowError: with every fault.
     """
-    defaults: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     faults: list[Fault] = []
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -246,19 +246,44 @@ def parse_defaults(pairs: Iterable[str]) -> dict[str, Any]:
         column = COLUMNS.get(name)
         if not equals or not name:
             faults.append(Fault("--set", "column=value", describe(pair)))
-        elif name.startswith(META) or (column is not None and not column.settable):
+        elif column is None or column.kind.holds == "text":
+            values[name] = value
+        else:
+            try:
+                values[name] = json.loads(value)
+            except (ValueError, RecursionError):
+                faults.append(Fault(name, column.kind.expected, describe(value)))
+    try:
+        defaults = check_defaults(values)
+    except RowError as error:
+        raise RowError(faults + error.faults) from None
+    if faults:
+        raise RowError(faults)
+    return defaults
+
+
+def check_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Run defaults by column, parsed as a row's values are.
+
+    `id`, `prompt` and `meta_*` belong to rows and cannot be set.
+
+    Raises:
+        RowError: with every fault.
+    """
+    defaults: dict[str, Any] = {}
+    faults: list[Fault] = []
+    for name, value in values.items():
+        column = COLUMNS.get(name)
+        if name.startswith(META) or (column is not None and not column.settable):
             expected = "a column that has a default"
             faults.append(Fault("--set", expected, f"`{name}`", "it belongs to the rows"))
         elif column is None:
             faults.append(Fault("--set", "a known column", f"`{name}`", meant(name)))
-        else:
+        elif value is not None:
             try:
-                parsed = value if column.kind.holds == "text" else json.loads(value)
-                defaults[name] = column.kind.parse(parsed)
+                defaults[name] = column.kind.parse(value)
             except KindError as refusal:
                 faults.append(Fault(name, refusal.expected, describe(value), refusal.hint))
-            except (ValueError, RecursionError):
-                faults.append(Fault(name, column.kind.expected, describe(value)))
     if faults:
         raise RowError(faults)
     return defaults

@@ -85,7 +85,7 @@ class RunFolder:
         """
         try:
             for folder in (self.videos, self.results, self.latents, self.logs):
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
             probe = aside_path(self.results / "probe")
             probe.write_bytes(b"zs2")
             probe.unlink()
@@ -246,7 +246,7 @@ def write_aside(path: Path) -> Generator[Path]:
     On an error nothing appears at `path` and the temporary is removed. The folder is made where it
     is missing.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     aside = aside_path(path)
     try:
         yield aside
@@ -264,7 +264,7 @@ def publish_folder(path: Path) -> Generator[Path]:
     What stood at `path` is moved away first and removed after; a crash between the two leaves no
     folder there, never a mixture.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     aside = aside_path(path)
     aside.mkdir()
     try:
@@ -288,6 +288,15 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents so that they outlast a power loss: each is synced into its
+    parent."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
 
 
 def sync(path: Path) -> None:

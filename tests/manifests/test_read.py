@@ -121,14 +121,17 @@ def test_whole_numbers_may_have_any_arrow_type_of_number(write: Any, kind: pa.Da
 
 
 @pytest.mark.parametrize("kind", [pa.float32(), pa.float64()], ids=str)
-def test_a_float32_means_the_number_that_was_written(write: Any, kind: pa.DataType):
+@pytest.mark.parametrize("make_list", [pa.list_, pa.large_list, lambda kind: pa.list_(kind, 2)])
+def test_a_float32_means_the_number_that_was_written(write: Any, kind: pa.DataType, make_list: Any):
     """0.01 in a float32 column is 0.01, so the row's digest does not depend on the column's type."""
-    table = {**columns("a", "b"), "momentum": pa.array([0.98, None], kind)}
-    table["kl_target"] = pa.array([None, [0.01, 0.2]], pa.list_(kind))
-    one, two = open_manifest(write(table)).rows()
-    assert one.values["momentum"] == 0.98
-    assert "kl_target" not in one.values
-    assert two.values["kl_target"] == [0.01, 0.2]
+    table = {**columns("a", "b", "c"), "momentum": pa.array([0.98, None, 0.1], kind)}
+    table["kl_target"] = pa.array([[0.7, 0.8], None, [0.01, 0.2]], make_list(kind))
+    manifest = open_manifest(write(table))
+    rows = list(manifest.rows())
+    assert [row.values.get("momentum") for row in rows] == [0.98, None, 0.1]
+    assert [row.values.get("kl_target") for row in rows] == [[0.7, 0.8], None, [0.01, 0.2]]
+    assert list(manifest.rows(1)) == rows[1:]
+    assert list(manifest.rows_at([0, 2])) == [rows[0], rows[2]]
 
 
 def test_a_column_of_nulls_is_an_absent_column(write: Any):
@@ -338,7 +341,12 @@ NAMES = st.sampled_from(
 )
 
 
-@settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=60,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     st.dictionaries(
         NAMES, st.sampled_from([pa.string(), pa.int64(), pa.float32(), pa.bool_()]), min_size=1
@@ -376,7 +384,12 @@ def test_any_table_is_read_or_refused(
             assert error.faults
 
 
-@settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=60,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(st.data())
 def test_a_damaged_file_is_read_or_refused(write: Any, data: Any):
     """Bytes flipped anywhere never raise anything but ManifestError."""

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.columns import COLUMNS
-from manifests.row import ManifestRow, RowError, parse_defaults, parse_row, seed_of
+from manifests.row import ManifestRow, RowError, check_defaults, parse_defaults, parse_row, seed_of
 
 GOOD = {"id": "star", "prompt": "a red star"}
 
@@ -255,6 +255,17 @@ def test_bad_settings_are_refused_with_the_remedy(pair: str, word: str):
     with pytest.raises(RowError, match="expected") as error:
         parse_defaults([pair])
     assert word in str(error.value)
+
+
+def test_settings_from_a_run_file_or_a_deployment_are_checked_alike():
+    """Values by column, as JSON gives them: normalised, nulls left out, faults told at once."""
+    assert check_defaults({"kl_target": [0.1, 0.2], "num_frames": 3.0, "seed": None}) == {
+        "kl_target": (0.1, 0.2),
+        "num_frames": 3,
+    }
+    with pytest.raises(RowError) as error:
+        check_defaults({"num_frames": "3", "id": "x", "numframes": 3})
+    assert len(error.value.faults) == 3
 
 
 def test_all_bad_settings_are_told_at_once_and_the_last_good_one_wins():
