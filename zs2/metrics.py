@@ -18,7 +18,7 @@ def warp_error(frames: UInt8[np.ndarray, "frame height width 3"]) -> float:
     is the mean squared difference over channels and non-occluded pixels (those whose forward and
     backward flow agree; all pixels when none agree), and the result is the mean over pairs. Unit:
     intensity in [0, 1], squared; tables often print it ×10². NaN for a single frame: it has no
-    pair, and 0 would rank it as perfect.
+    pair, and 0 would rank it as perfect. A camera that shakes moves, so this figure forgives it.
 
     Source: Lai et al., "Learning Blind Video Temporal Consistency", ECCV 2018. The flow is DIS on
     the clip itself, where they use FlowNet2 on its source video.

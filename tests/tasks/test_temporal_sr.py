@@ -4,7 +4,7 @@ import pytest
 
 from tasks.temporal_sr import interpolate
 
-MOTIONS = ("translation", "rotation", "zoom", "warp", "layers", "flat")
+MOTIONS = ("translation", "rotation", "zoom", "warp", "layers", "fast", "flat")
 
 
 def texture(size: int, seed: int) -> np.ndarray:
@@ -42,8 +42,9 @@ def moment(motion: str, size: int, t: float) -> np.ndarray:
         wave, height = 3 * np.pi / size, 1.5 * unit * (1 + t)
         across, along = height * np.sin(wave * y + 1), height * np.cos(wave * x)
         return look(ground, x + size / 2 + across, y + size / 2 + along)
-    if motion == "layers":  # a textured disc over a textured ground that moves the other way
-        ahead, down = middle + (3 * t - 4) * unit, middle + unit * t
+    if motion in ("layers", "fast"):  # a textured disc over a textured ground, each its own way
+        speed = 3 if motion == "layers" else 5
+        ahead, down = middle + (speed * t - 4) * unit, middle + unit * t
         cover = disc(x - ahead, y - down, size / 5)
         behind = look(ground, x + size / 2 - unit * t, y + size / 2)
         return behind + cover * (look(figure, x - ahead + size, y - down + size) - behind)

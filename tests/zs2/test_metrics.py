@@ -31,11 +31,13 @@ def clips() -> dict[str, np.ndarray]:
 
 
 def test_warp_error_ranks_known_clips(clips: dict[str, np.ndarray]) -> None:
-    """still < smooth pan < jitter < cuts < noise; still is exactly 0; a smooth pan under 1e-4."""
+    """still < smooth pan < jitter < cuts < noise; still is exactly 0; a pan, and even jitter, which
+    is motion as well, under 1e-4; cuts, which no motion explains, over 1e-2."""
     errors = [warp_error(clips[name]) for name in ("still", "pan", "jitter", "cuts", "noise")]
     assert errors == sorted(errors)
     assert errors[0] == 0
-    assert errors[1] < 1e-4 < errors[2]
+    assert errors[2] < 1e-4
+    assert errors[3] > 1e-2
 
 
 def test_warp_error_is_in_squared_intensity() -> None:

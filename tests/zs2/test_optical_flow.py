@@ -40,6 +40,19 @@ def test_flow_finds_a_shift_at_any_size_from_8(size: int, step: int, most: float
     assert error.mean() < most
 
 
+def test_a_long_motion_of_a_part_is_found() -> None:
+    """A textured square that jumps 12 pixels over a still ground: within half a pixel inside it, and
+    the ground still still, where DIS by itself is lost."""
+    ground, square = texture(128, 128, seed=1, blur=3), texture(40, 40, seed=2)
+    a, b = ground.copy(), ground.copy()
+    a[40:80, 30:70] = square
+    b[40:80, 42:82] = square
+    motion = flow(a, b)
+    assert np.linalg.norm(motion[44:76, 34:66] - [12, 0], axis=-1).mean() < 0.5
+    assert np.linalg.norm(motion[:, 100:], axis=-1).mean() < 0.1
+    assert np.linalg.norm(flow(a, b, "fast")[44:76, 34:66] - [12, 0], axis=-1).mean() > 2
+
+
 @pytest.mark.parametrize("preset", ["ultrafast", "fast", "medium"])
 def test_every_preset_follows_the_convention(preset: str) -> None:
     """Flow is (x, y): a point at x of a is at x + flow(x) of b, and warp(b, flow) looks like a."""
