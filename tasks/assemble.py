@@ -148,14 +148,18 @@ def ffmpeg_executable(codec: str = "h264") -> str:
     """
     encoder = _CODECS[codec].encoder
     named = os.environ.get("ZS2_FFMPEG")
-    if named:
-        chosen = str(Path(shutil.which(named) or named).absolute())
-    else:
+    if not named:
         system = shutil.which("ffmpeg")
         with suppress(AssembleError):  # one that does not run is as good as none
             if system and encoder in _encoders(system):
                 return system
-        chosen = imageio_ffmpeg.get_ffmpeg_exe()
+        try:
+            named = imageio_ffmpeg.get_ffmpeg_exe()
+        except RuntimeError as error:
+            raise AssembleError(
+                "no ffmpeg found; install one, or point ZS2_FFMPEG to it"
+            ) from error
+    chosen = str(Path(shutil.which(named) or named).absolute())
     present = _encoders(chosen)
     if encoder not in present:
         able = [name for name, each in _CODECS.items() if each.encoder in present]
