@@ -47,8 +47,7 @@ def file_sha256(path: str | Path) -> str:
     if stat.st_size < CACHED_FROM:
         return _hash(path)
     key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-    memory = _memory()
-    known = memory / sha256(key.encode()).hexdigest()
+    known = _memory() / sha256(key.encode()).hexdigest()
     try:
         remembered = known.read_text()
     except OSError:
@@ -68,7 +67,9 @@ def _hash(path: Path) -> str:
 
 def _memory() -> Path:
     root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "zs2" / "hashes"
+    # a user without a home cannot write below /, and `_remember` lives with that
+    home = Path(os.environ.get("HOME", "/")) / ".cache"
+    return (Path(root) if root else home) / "zs2" / "hashes"
 
 
 def _remember(known: Path, content: str) -> None:

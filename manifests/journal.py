@@ -95,10 +95,16 @@ class Journal:
             try:
                 self._end = self._write(line, self._end)
             except OSError as error:
-                # leave no half line behind: the next append may find space again
-                os.ftruncate(self._file, self._end)
+                self._take_back()
                 raise self._failed(error) from error
         self._dirty.set()
+
+    def _take_back(self) -> None:
+        """Leave no half line behind: the next append may find space again."""
+        try:
+            os.ftruncate(self._file, self._end)
+        except OSError as error:
+            self._error = error
 
     def _write(self, line: bytes, at: int) -> int:
         view = memoryview(line)

@@ -282,6 +282,8 @@ def _read_groups(
                 for offset, values in zip(offsets, _values(batch, offsets), strict=True):
                     yield RawRow(name, at + offset - first, at + offset, values)
                 at += batch.num_rows
+                if not wanted.any_in(at, begin + rows):
+                    break
         begin += rows
 
 

@@ -33,6 +33,10 @@ class Problem:
         shown = found if is_id(found) or found == "" else describe(found)
         return cls(raw.file, raw.row, shown, *fault)
 
+    def __str__(self) -> str:
+        fault = Fault(self.column, self.expected, self.found, self.hint)
+        return f"{self.file} row {self.row}: {fault}"
+
 
 def check_rows(
     manifest: Manifest, defaults: Mapping[str, Any] | None = None

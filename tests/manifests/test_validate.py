@@ -34,6 +34,9 @@ def test_every_bad_row_is_told_and_every_good_one_passes(write: Any):
         (3, "", "id", "no value"),
     ]
     assert {p.file for p in problems(path)} == {str(path)}
+    hint = "(nearest: 32 or 40)"
+    told = f"{path} row 1: height: expected a multiple of 8 from 8 to 8192, found 37 {hint}"
+    assert str(problems(path)[0]) == told
 
 
 def test_the_later_row_of_a_duplicate_id_is_the_bad_one_and_names_the_first(
