@@ -1,0 +1,326 @@
+"""The command line: `zs2`. Heavy libraries are imported by the commands that need them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.console import say
+
+OK, CANNOT_GO_ON, BAD_USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+
+app = typer.Typer(
+    name="zs2",
+    help="Declarative, bulk, zero-shot video rendering: a Parquet manifest in, finished videos out.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+ManifestArgument = Annotated[
+    str, typer.Argument(help="A Parquet file, a folder of them, or a quoted glob.")
+]
+OutArgument = Annotated[Path, typer.Argument(help="A run folder.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="COLUMN=VALUE", help="A value for rows that leave the column empty."
+    ),
+]
+AllowOption = Annotated[
+    list[str] | None, typer.Option("--allow-model", help="Models that rows may name; repeatable.")
+]
+DtypeOption = Annotated[
+    str, typer.Option(help="auto, float32, float16 or bfloat16; auto: float16 on a GPU.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+SafetyOption = Annotated[
+    str, typer.Option(help="on honours a checkpoint's own safety checker; off does without.")
+]
+PriceOption = Annotated[float | None, typer.Option(help="Of one device, for the cost.")]
+
+
+@app.command()
+def render(
+    manifest: ManifestArgument,
+    out: Annotated[
+        str | None, typer.Option("-o", "--out", help="Run folder; default renders/<manifest>.")
+    ] = None,
+    defaults: SetOption = None,
+    on_invalid: Annotated[
+        str, typer.Option(help="fail renders nothing; skip renders the good rows and exits 3.")
+    ] = "fail",
+    allow_model: AllowOption = None,
+    dtype: DtypeOption = "auto",
+    safety_checker: SafetyOption = "on",
+    samplers: Annotated[
+        int | None, typer.Option(help="Sampler actors; default one a GPU, or one a CPU core.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads of a sampler.")] = 1,
+    gpus_per_sampler: Annotated[float, typer.Option(help="0 renders on the CPU.")] = 1.0,
+    ray_address: Annotated[
+        str | None, typer.Option(help="A Ray cluster; default $RAY_ADDRESS, else this machine.")
+    ] = None,
+    keep_latents: Annotated[
+        bool, typer.Option("--keep-latents", help="Post-processing can change without sampling.")
+    ] = False,
+    shard_rows: Annotated[int, typer.Option(help="Rows of one Prefect task run.")] = 256,
+    row_deadline: Annotated[float, typer.Option(help="Seconds a stage of a row may take.")] = 3600,
+    price_per_hour: PriceOption = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Render every row of a manifest that has no finished video yet."""
+    from flows.commands import run as run_command
+
+    settings = run_command.settings_of(
+        defaults=defaults,
+        on_invalid=on_invalid,
+        allow_models=allow_model,
+        dtype=dtype,
+        safety_checker=run_command.switch("--safety-checker", safety_checker),
+        samplers=samplers,
+        threads=threads,
+        gpus_per_sampler=gpus_per_sampler,
+        ray_address=ray_address,
+        keep_latents=keep_latents,
+        shard_rows=shard_rows,
+        row_deadline=row_deadline,
+        price_per_hour=price_per_hour,
+    )
+    raise typer.Exit(run_command.run(manifest, out, settings, quiet=quiet, as_json=as_json))
+
+
+@app.command()
+def retry(out: OutArgument, quiet: QuietOption = False, as_json: JsonOption = False) -> None:
+    """Render again only what failed, with the settings of the run that failed."""
+    from flows.commands import run as run_command
+
+    raise typer.Exit(run_command.run_again(out, quiet=quiet, as_json=as_json))
+
+
+@app.command()
+def sample(
+    prompt: Annotated[
+        list[str] | None, typer.Argument(help="The prompt; several are a storyboard.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="The video; its suffix decides the codec.")
+    ] = Path("clip.mp4"),
+    seed: Annotated[int | None, typer.Option(help="Default: from the file's name.")] = None,
+    model: Annotated[str | None, typer.Option(help="Default zs2-mini.")] = None,
+    defaults: SetOption = None,
+    source: Annotated[
+        str | None, typer.Option("--from", help="A manifest whose row --id to render instead.")
+    ] = None,
+    row_id: Annotated[str | None, typer.Option("--id", help="The row of --from.")] = None,
+    dtype: DtypeOption = "auto",
+    safety_checker: SafetyOption = "on",
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Render one clip in this process: the same bytes as the same row in a run."""
+    from flows.commands import sample as sample_command
+
+    report = sample_command.sample(
+        prompt or [],
+        out,
+        seed=seed,
+        model=model,
+        pairs=defaults or [],
+        source=source,
+        row_id=row_id,
+        dtype=dtype,
+        safety_checker=safety_checker,
+        threads=threads,
+    )
+    if as_json:
+        print(json.dumps(report))
+    elif not quiet:
+        say(f"{out}: {report['num_frames']} frames, {report['width']}×{report['height']}")
+
+
+@app.command()
+def plan(
+    manifest: ManifestArgument,
+    out: Annotated[
+        str | None, typer.Option("-o", "--out", help="Count its finished rows as done.")
+    ] = None,
+    defaults: SetOption = None,
+    allow_model: AllowOption = None,
+    dtype: DtypeOption = "auto",
+    samplers: Annotated[int, typer.Option(help="Devices to divide the work among.")] = 1,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="UNet pictures a second of one device; default: measured before."),
+    ] = None,
+    price_per_hour: PriceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Dry run: rows, frames, UNet calls, disk, estimated device-hours and cost. Renders nothing."""
+    from flows.commands import plan as plan_command
+
+    report = plan_command.plan(
+        manifest,
+        out,
+        pairs=defaults or [],
+        allow_models=allow_model,
+        dtype=dtype,
+        samplers=samplers,
+        rate=rate,
+        price_per_hour=price_per_hour,
+    )
+    print(json.dumps(report, ensure_ascii=False) if as_json else plan_command.text(report))
+
+
+@app.command()
+def status(out: OutArgument, as_json: JsonOption = False) -> None:
+    """Counts, rate, ETA and failures by cause; works while a run is going on."""
+    from flows.commands import status as status_command
+
+    report = status_command.status(out)
+    print(json.dumps(report, ensure_ascii=False) if as_json else status_command.text(report))
+
+
+@app.command()
+def models(as_json: JsonOption = False) -> None:
+    """The models that come with zs2."""
+    from zs2.models import bundled_models, describe
+
+    found = [describe(name) for name in bundled_models()]
+    if as_json:
+        print(json.dumps([{"name": m.name, "height": m.height, "width": m.width} for m in found]))
+        return
+    for info in found:
+        steps, guidance = info.defaults.num_inference_steps, info.defaults.guidance_scale
+        print(f"{info.name}: {info.width}×{info.height}, {steps} steps, guidance {guidance:g}")
+    print("Also: any local diffusers folder, or a hub id (owner/name, owner/name@revision).")
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Check this machine: libraries, ffmpeg, devices, Ray, Prefect, disk."""
+    from flows.commands import doctor as doctor_command
+
+    checks = doctor_command.check()
+    if as_json:
+        print(json.dumps([check._asdict() for check in checks]))
+    else:
+        print(doctor_command.text(checks))
+    raise typer.Exit(OK if all(check.ok for check in checks) else CANNOT_GO_ON)
+
+
+manifest_app = typer.Typer(
+    help="Validate, build and look at manifests.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(manifest_app, name="manifest")
+
+
+@manifest_app.command("validate")
+def manifest_validate(
+    manifest: ManifestArgument, defaults: SetOption = None, as_json: JsonOption = False
+) -> None:
+    """Check every row; all problems in one report. Exit code 2 when there are any."""
+    from flows.commands import manifest as manifest_commands
+
+    rows, problems = manifest_commands.validate(manifest, defaults or [])
+    if as_json:
+        print(json.dumps({"rows": rows, "problems": problems}, ensure_ascii=False))
+    elif not problems:
+        print(f"{rows:,} rows, no problems")
+    if problems:
+        if not as_json:
+            say(manifest_commands.report(problems))
+        raise typer.Exit(BAD_USAGE)
+
+
+@manifest_app.command("build")
+def manifest_build(
+    source: Annotated[Path, typer.Argument(help="A .txt, .csv or .jsonl of prompts.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The manifest to write.")],
+    seed: Annotated[list[int] | None, typer.Option(help="Seeds of the grid; repeatable.")] = None,
+    kl_target: Annotated[
+        list[float] | None, typer.Option(help="λ values of the grid; repeatable.")
+    ] = None,
+    momentum: Annotated[
+        list[float] | None, typer.Option(help="μ values of the grid; repeatable.")
+    ] = None,
+    slot: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=A,B,…", help="Values of a {NAME} in the prompts; repeatable."),
+    ] = None,
+    defaults: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="COLUMN=VALUE", help="A column for every row."),
+    ] = None,
+) -> None:
+    """Turn prompts into a manifest: prompt × slots × seed × λ × μ."""
+    from flows.commands import manifest as manifest_commands
+
+    count = manifest_commands.build_manifest(
+        source,
+        out,
+        seeds=seed,
+        kl_targets=kl_target,
+        momentums=momentum,
+        slots=slot or [],
+        pairs=defaults or [],
+    )
+    print(f"{out}: {count:,} rows")
+
+
+@manifest_app.command("show")
+def manifest_show(
+    manifest: ManifestArgument,
+    limit: Annotated[int, typer.Option(help="Rows to show.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the first rows."""
+    from flows.commands import manifest as manifest_commands
+
+    print(manifest_commands.show_rows(manifest, limit, as_json))
+
+
+@manifest_app.command("columns")
+def manifest_columns(as_json: JsonOption = False) -> None:
+    """Print the columns a manifest may have, with types and defaults."""
+    from flows.commands import manifest as manifest_commands
+
+    print(manifest_commands.columns(as_json))
+
+
+def main() -> None:
+    """Entry point: runs a command and turns known errors into one message and an exit code."""
+    # Set before anything that reads it: nothing is reported anywhere, and only zs2 speaks.
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    sys.exit(_guarded(lambda: app(standalone_mode=True)))
+
+
+def _guarded(command: Callable[[], Any]) -> int:
+    from flows.errors import exit_code_of
+
+    try:
+        command()
+    except BrokenPipeError:  # `zs2 … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on where it stopped")
+        return INTERRUPTED
+    except Exception as error:
+        code = exit_code_of(error)
+        if code is None:
+            raise  # a fault of ours: the traceback is the report
+        say(f"zs2: {error}")
+        return code
+    return OK

@@ -1,0 +1,95 @@
+"""`zs2 manifest validate | build | show | columns`. No torch, no Ray."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from flows.console import table
+from flows.errors import UsageError
+from manifests.build import build, show
+from manifests.columns import column_records
+from manifests.read import open_manifest
+from manifests.row import parse_defaults
+from manifests.validate import Problem, check_rows, format_problems
+
+
+def validate(manifest: str, pairs: Sequence[str]) -> tuple[int, list[dict[str, Any]]]:
+    """All problems of a manifest's rows (models are not looked up: `zs2 plan` does that).
+
+    Returns:
+        The number of rows, and every problem as a record.
+    """
+    rows = 0
+    problems: list[dict[str, Any]] = []
+    for _, checked in check_rows(open_manifest(manifest), parse_defaults(pairs)):
+        rows += 1
+        if isinstance(checked, list):
+            problems += [asdict(problem) for problem in checked]
+    return rows, problems
+
+
+def report(problems: Sequence[dict[str, Any]]) -> str:
+    """The problems as one text."""
+    return format_problems([Problem(**problem) for problem in problems])
+
+
+def build_manifest(
+    source: Path,
+    out: Path,
+    *,
+    seeds: Sequence[int] | None,
+    kl_targets: Sequence[float] | None,
+    momentums: Sequence[float] | None,
+    slots: Sequence[str],
+    pairs: Sequence[str],
+) -> int:
+    """Write a manifest; returns its rows.
+
+    Raises:
+        ManifestError: bad source or rows. UsageError: a bad --slot. RowError: a bad --set.
+    """
+    grid = {"seed": seeds, "kl_target": kl_targets, "momentum": momentums}
+    return build(
+        source,
+        out,
+        grid={name: values for name, values in grid.items() if values},
+        slots=dict(_slot(text) for text in slots),
+        columns=parse_defaults(pairs),
+    )
+
+
+def _slot(text: str) -> tuple[str, list[str]]:
+    name, equals, values = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise UsageError(f"--slot: expected NAME=VALUE,VALUE,…, found {text!r}")
+    return name, [value.strip() for value in values.split(",") if value.strip()]
+
+
+def show_rows(manifest: str, limit: int, as_json: bool) -> str:
+    """The first rows, one block each or one JSON line each."""
+    rows = show(open_manifest(manifest), limit)
+    if as_json:
+        return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    return "\n\n".join(table([(name, _shown(value)) for name, value in r.items()]) for r in rows)
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else str(value)
+
+
+def columns(as_json: bool) -> str:
+    """The columns with type, default, limits and meaning."""
+    records = column_records()
+    if as_json:
+        return json.dumps(records, ensure_ascii=False)
+    rows = [(r["column"], r["type"], r["default"], r["expected"], _meaning(r)) for r in records]
+    return table(rows, ("column", "type", "default", "takes", "meaning"))
+
+
+def _meaning(record: dict[str, str]) -> str:
+    missing = "" if record["built"] == "yes" else f" [not yet: {record['built']}]"
+    return record["meaning"] + missing

@@ -1,0 +1,119 @@
+"""`zs2 plan`: what a run would do and cost, without torch, Ray or Prefect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from flows.console import duration, size, table
+from flows.errors import UsageError
+from manifests.ledger import known
+from manifests.read import open_manifest
+from manifests.row import parse_defaults
+from manifests.run_file import read_json
+from manifests.storage import RunFolder
+from manifests.validate import format_problems
+from tasks.job import Engine
+from tasks.plan import Catalogue, Plan, make_plan
+
+# UNet pictures a second of zs2-mini, one thread of a server core; measured by `zs2 plan`'s own
+# source of rates, a finished run's summary.json. Other models: --rate, or render a few rows first.
+MINI_PICTURES_PER_SECOND = 70.0
+
+
+def plan(
+    manifest: str,
+    out: str | None,
+    *,
+    pairs: Sequence[str],
+    allow_models: Sequence[str] | None,
+    dtype: str,
+    samplers: int,
+    rate: float | None,
+    price_per_hour: float | None,
+) -> dict[str, Any]:
+    """The plan as a record, for --json and `text`.
+
+    Raises:
+        UsageError: bad rows (all in one message). ManifestError, RowError, StorageError.
+    """
+    source = open_manifest(manifest)
+    folder = RunFolder(out) if out else None
+    made = make_plan(
+        source,
+        Catalogue(allow_models),
+        defaults=parse_defaults(pairs),
+        engine=Engine(dtype),
+        known=known(folder.root) if folder else None,
+        folder=folder,
+    )
+    if made.invalid_rows:
+        raise UsageError(f"{manifest}: {format_problems(made.problems)}")
+    rate, source_of_rate = _rate(rate, folder, made)
+    hours = made.work.unet_pictures / rate / 3600 if rate else None
+    return {
+        "manifest": manifest,
+        "rows": made.rows,
+        "done": made.done,
+        "shards": len(made.shards),
+        "signatures": len({shard.signature for shard in made.shards}),
+        "model_switches": made.switches,
+        "model_switches_in_manifest_order": made.switches_in_manifest_order,
+        "work": asdict(made.work),
+        "pictures_per_second": rate,
+        "rate_from": source_of_rate,
+        "device_hours": hours,
+        "wall_seconds": hours * 3600 / samplers if hours is not None else None,
+        "cost": hours * price_per_hour if hours is not None and price_per_hour else None,
+    }
+
+
+def _rate(given: float | None, folder: RunFolder | None, made: Plan) -> tuple[float | None, str]:
+    """UNet pictures a second of one device, and where the figure comes from."""
+    if given is not None:
+        if given <= 0:
+            raise UsageError(f"--rate: expected a number above 0, found {given}")
+        return given, "--rate"
+    summary = read_json(folder.summary_file) if folder else None
+    if summary and summary.get("unet_pictures_per_second"):
+        return float(
+            summary["unet_pictures_per_second"]
+        ), "measured by the last run into this folder"
+    locations = {shard.signature.location for shard in made.shards}
+    if locations and all(location.endswith("zs2-mini") for location in locations):
+        return MINI_PICTURES_PER_SECOND, "zs2-mini on one CPU core, as measured for zs2"
+    return None, "unknown: give --rate, or -o a folder into which a few rows were rendered"
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """The plan as a table for people."""
+    work = report["work"]
+    hours, cost = report["device_hours"], report["cost"]
+    estimate = "unknown" if hours is None else f"{hours:.3f}"
+    rows = [
+        ("rows", f"{report['rows']:,} ({report['done']:,} done, {work['rows']:,} to render)"),
+        ("frames", f"{work['frames']:,} sampled, {work['output_frames']:,} in the videos"),
+        (
+            "UNet calls",
+            f"{work['unet_calls']:,} ({work['unet_pictures']:,} pictures; "
+            f"{work['padded_frames']:,} frames of padding)",
+        ),
+        ("shards", f"{report['shards']:,} Prefect task runs, {report['signatures']} model(s)"),
+        (
+            "model switches",
+            f"{report['model_switches']} "
+            f"({report['model_switches_in_manifest_order']} in the manifest's own order)",
+        ),
+        (
+            "disk",
+            f"about {size(work['video_bytes'])} of videos; "
+            f"{size(work['latent_bytes'])} more with --keep-latents",
+        ),
+        ("device-hours", f"{estimate} ({report['rate_from']})"),
+    ]
+    if report["wall_seconds"] is not None:
+        rows.append(("sampling takes", f"about {duration(report['wall_seconds'])}"))
+    if cost is not None:
+        rows.append(("cost", f"{cost:.2f}"))
+    return table(rows)

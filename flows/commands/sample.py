@@ -1,0 +1,108 @@
+"""`zs2 sample`: one clip in this process, without Prefect and Ray."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.errors import UsageError
+from manifests.read import open_manifest
+from manifests.row import ManifestRow, parse_defaults, parse_row
+from manifests.storage import SUFFIXES
+from tasks import stages
+from tasks.job import Engine, Job, resolve
+from tasks.plan import Catalogue
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+
+
+def sample(
+    prompts: Sequence[str],
+    out: Path,
+    *,
+    seed: int | None,
+    model: str | None,
+    pairs: Sequence[str],
+    source: str | None,
+    row_id: str | None,
+    dtype: str,
+    safety_checker: str,
+    threads: int,
+) -> dict[str, Any]:
+    """Render one clip to `out`; returns what the ledger would say of it.
+
+    Raises:
+        UsageError, RowError, ManifestError, ModelError: before anything is rendered.
+        SamplingError, AssembleError: while rendering.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"--dtype: expected one of {', '.join(DTYPES)}, found {dtype!r}")
+    if safety_checker not in ("on", "off"):
+        raise UsageError(f"--safety-checker: expected on or off, found {safety_checker!r}")
+    defaults = parse_defaults(pairs)
+    if source is not None:
+        row = _row_of(source, row_id, prompts, defaults)
+    else:
+        row = _row_from_words(prompts, out, seed, model, defaults)
+    engine = Engine(dtype, safety_checker == "on")
+    job = resolve(row, 0, *Catalogue().find(row.model), engine)
+    return _render(job, out, threads)
+
+
+def _row_from_words(
+    prompts: Sequence[str],
+    out: Path,
+    seed: int | None,
+    model: str | None,
+    defaults: dict[str, Any],
+) -> ManifestRow:
+    if not prompts:
+        raise UsageError('expected a prompt, as in zs2 sample "a red star", or --from and --id')
+    values: dict[str, Any] = {"id": _id_of(out), "prompt": list(prompts), "codec": _codec_of(out)}
+    values |= {
+        name: value for name, value in (("seed", seed), ("model", model)) if value is not None
+    }
+    if "codec" in defaults:
+        del values["codec"]
+    return parse_row(values, defaults)
+
+
+def _row_of(
+    source: str, row_id: str | None, prompts: Sequence[str], defaults: dict[str, Any]
+) -> ManifestRow:
+    if row_id is None or prompts:
+        raise UsageError("--from takes a manifest and --id, and no prompt")
+    for raw in open_manifest(source).rows():
+        if raw.values.get("id") == row_id:
+            return parse_row(raw.values, defaults)
+    raise UsageError(f"--id: expected a row of {source}, found none with the id {row_id!r}")
+
+
+def _id_of(out: Path) -> str:
+    kept = "".join(c if (c.isalnum() and c.isascii()) or c in "._-" else "-" for c in out.stem)
+    return kept.lstrip(".")[:128] or "clip"
+
+
+def _codec_of(out: Path) -> str:
+    codecs = {suffix: codec for codec, suffix in reversed(SUFFIXES.items())}
+    if out.suffix.lower() not in codecs:
+        known = ", ".join(suffix or "no suffix for a folder of png" for suffix in sorted(codecs))
+        raise UsageError(f"--out: expected a name that ends in one of {known}, found {str(out)!r}")
+    return codecs[out.suffix.lower()]
+
+
+def _render(job: Job, out: Path, threads: int) -> dict[str, Any]:
+    os.environ.update(stages.QUIET)
+    import torch
+
+    torch.set_num_threads(threads)
+    report = stages.render_alone(stages.load_sampler(job), job, out)
+    return {
+        "id": job.row.id,
+        "digest": job.digest,
+        "seed": job.row.seed,
+        "file": str(out),
+        **report,
+    }

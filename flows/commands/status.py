@@ -1,0 +1,84 @@
+"""`zs2 status`: how a run stands, read from its folder; the run itself is not asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flows.console import duration, table
+from flows.errors import UsageError
+from manifests.ledger import iter_results, known
+from manifests.run_file import read_json
+from manifests.storage import RunFolder
+from tasks.publish import failures_by_cause
+
+
+def status(out: Path) -> dict[str, Any]:
+    """Counts, rate and failures of the run in `out`.
+
+    Raises:
+        UsageError: no run was there.
+    """
+    folder = RunFolder(out)
+    content = read_json(folder.run_file)
+    if content is None:
+        raise UsageError(f"{out}: expected the folder of a run, found no run.json")
+    holder = folder.lock_holder()
+    counts = known(folder.root).counts()
+    total: int = content["rows"]
+    left = max(0, total - sum(counts.values()))
+    started = datetime.fromisoformat(content["started_at"])
+    rate = _rows_per_second(folder, started) if holder is not None else None
+    return {
+        "out": str(out),
+        "manifest": content["manifest"],
+        "run_id": content["run_id"],
+        "state": _state(content["state"], holder is not None),
+        "rows": total,
+        **counts,
+        "left": left,
+        "rows_per_second": rate,
+        "eta_seconds": left / rate if rate else None,
+        "failures": [
+            {"stage": stage, "error": kind, "message": message, "rows": rows, "example": example}
+            for stage, kind, message, rows, example in failures_by_cause(folder)
+        ],
+    }
+
+
+def _state(written: str, is_held: bool) -> str:
+    if is_held:
+        return "running"
+    return "killed (the same command goes on where it stopped)" if written == "running" else written
+
+
+def _rows_per_second(folder: RunFolder, started: datetime) -> float | None:
+    ended = [
+        row.finished_at
+        for row in iter_results(folder.root)
+        if row.finished_at is not None and row.finished_at >= started
+    ]
+    seconds = (datetime.now(UTC) - min(ended)).total_seconds() if ended else 0.0
+    return len(ended) / seconds if seconds > 0 else None
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """The status as lines for people."""
+    lines = [
+        f"{report['out']}: {report['state']}",
+        f"{report['ok']:,} ok, {report['failed']:,} failed, {report['invalid']:,} invalid, "
+        f"{report['left']:,} left of {report['rows']:,} rows",
+    ]
+    if report["rows_per_second"]:
+        lines.append(
+            f"{report['rows_per_second']:.2f} rows/s, about {duration(report['eta_seconds'])} left"
+        )
+    if report["failures"]:
+        rows = [
+            (f"{f['rows']:,}×", f["stage"], f["error"], f["message"][:100], f"e.g. {f['example']}")
+            for f in report["failures"]
+        ]
+        lines.append(table(rows, ("rows", "stage", "error", "message", "row")))
+    return "\n".join(lines)

@@ -1,0 +1,199 @@
+"""The flow `render-manifest`: a manifest becomes a folder of finished videos."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.settings import RenderSettings
+from manifests.ledger import known
+from manifests.read import Manifest, open_manifest
+from manifests.row import check_defaults
+from manifests.run_file import write_json
+from manifests.storage import RunFolder
+from tasks.job import Engine
+from tasks.plan import Catalogue, Plan
+from tasks.pool import Interrupted
+from tasks.publish import versions
+from tasks.render import Cluster, Observer, RenderRun, plan, publish_run, render_shard
+
+SHARDS_AT_ONCE = 2  # the next shard's rows follow without a gap; more would only wait
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """What a caller in this process hears of a run while it goes on."""
+
+    on_plan: Callable[[Plan], None] = lambda plan: None
+    on_row: Observer = lambda row: None
+
+
+watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
+
+
+def default_out(manifest: str) -> str:
+    """renders/<manifest name>"""
+    return str(Path("renders") / (Path(manifest.rstrip("/*")).stem or "manifest"))
+
+
+def absolute_source(manifest: str) -> str:
+    """The manifest as any working folder finds it; a glob keeps its pattern."""
+    return str(Path(manifest).absolute())
+
+
+@flow(  # pyright: ignore[reportCallIssue, reportUntypedFunctionDecorator]
+    name="render-manifest",
+    flow_run_name="render {manifest}",
+    task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE),  # pyright: ignore[reportArgumentType]
+    persist_result=False,
+)
+def render_manifest(
+    manifest: str, out: str | None = None, settings: RenderSettings | None = None
+) -> dict[str, Any]:
+    """Render every row of a manifest that has no finished video yet.
+
+    Args:
+        manifest: a Parquet file, a folder of them, or a glob.
+        out: the run folder; default renders/<manifest name>.
+        settings: how; see RenderSettings.
+
+    Returns:
+        The summary, with `state`: finished or interrupted.
+
+    Raises:
+        ManifestError, InvalidManifestError, ModelError, StorageError: nothing was rendered.
+        LockedError: another run holds the folder. ClusterError, PoolError: it could not go on.
+    """
+    settings = settings or RenderSettings()  # pyright: ignore[reportCallIssue]
+    source = open_manifest(manifest)
+    folder = RunFolder(out or default_out(manifest)).create()
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
+    heard = watcher.get() or Watcher()
+    with folder.lock(run_id), _log_file(folder, run_id):
+        folder.sweep_temporary()
+        run_file = _begin_run_file(folder, run_id, manifest, source, settings)
+        with _render_run(run_id, source, folder, settings, heard.on_row) as run:
+            made = plan(run, settings.on_invalid == "skip")
+            heard.on_plan(made)
+            with _interruptible(run):
+                _render_shards(run, made)
+            title = Path(manifest).name
+            summary = publish_run(run, made, title, settings.price_per_hour)
+        state = "interrupted" if run.is_interrupted and _is_incomplete(folder, made) else "finished"
+        summary = {**summary, "state": state}
+        write_json(
+            folder.run_file,
+            {**run_file, "state": state, "finished_at": datetime.now(UTC).isoformat()},
+        )
+    return summary
+
+
+def _render_shards(run: RenderRun, made: Plan) -> None:
+    futures = [render_shard.submit(run, shard, made.work.rows) for shard in made.shards]
+    errors: list[Exception] = []
+    for future in futures:
+        try:
+            future.result()
+        except Interrupted:
+            continue
+        except Exception as error:  # the others' rows end first, then this is raised
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _is_incomplete(folder: RunFolder, made: Plan) -> bool:
+    return len(known(folder.root)) < made.rows
+
+
+def _render_run(
+    run_id: str,
+    source: Manifest,
+    folder: RunFolder,
+    settings: RenderSettings,
+    observer: Observer,
+) -> RenderRun:
+    return RenderRun(
+        run_id,
+        source,
+        folder,
+        defaults=check_defaults(settings.defaults),
+        engine=Engine(settings.dtype, settings.safety_checker),
+        catalogue=Catalogue(settings.allow_models),
+        cluster=Cluster(
+            address=settings.ray_address or os.environ.get("RAY_ADDRESS") or None,
+            local_gpus=settings.local_gpus,
+            samplers=settings.samplers,
+            threads=settings.threads,
+            gpus_per_sampler=settings.gpus_per_sampler,
+            deadline=settings.row_deadline,
+        ),
+        only_failed=settings.only_failed,
+        keep_latents=settings.keep_latents,
+        shard_rows=settings.shard_rows,
+        observer=observer,
+    )
+
+
+def _begin_run_file(
+    folder: RunFolder, run_id: str, manifest: str, source: Manifest, settings: RenderSettings
+) -> dict[str, Any]:
+    """Write run.json, which `status` and `retry` read."""
+    content = {
+        "run_id": run_id,
+        "state": "running",
+        "manifest": absolute_source(manifest),
+        "identity": source.identity(),
+        "rows": source.num_rows,
+        "settings": settings.model_dump(mode="json"),
+        "versions": versions(),
+        "started_at": datetime.now(UTC).isoformat(),
+    }
+    write_json(folder.run_file, content)
+    return content
+
+
+@contextmanager
+def _log_file(folder: RunFolder, run_id: str) -> Generator[None]:
+    handler = logging.FileHandler(folder.logs / f"{run_id}.log", encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logger = logging.getLogger("zs2")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+@contextmanager
+def _interruptible(run: RenderRun) -> Generator[None]:
+    """Ctrl-C once: what is in flight ends, the ledger is written. Twice: stop at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        if run.is_interrupted:
+            raise KeyboardInterrupt
+        run.interrupt()
+
+    previous = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

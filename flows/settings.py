@@ -1,0 +1,52 @@
+"""The settings of a render run: typed, described, validated before a run starts."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.plan import SHARD_ROWS
+
+
+class RenderSettings(BaseModel):
+    """How a manifest is rendered; what a row asks for stands in the manifest."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    defaults: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Manifest columns with a value for the rows that leave them empty.",
+    )
+    on_invalid: Literal["fail", "skip"] = Field(
+        "fail", description="Bad rows: render nothing, or note them in the ledger and go on."
+    )
+    only_failed: bool = Field(False, description="Render only rows whose last result is a failure.")
+    allow_models: list[str] | None = Field(
+        None, description="Hub ids and folders that rows may name; empty allows all."
+    )
+    safety_checker: bool = Field(True, description="Honour a checkpoint's own safety checker.")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="auto is float16 on a GPU and float32 on the CPU."
+    )
+    keep_latents: bool = Field(
+        False, description="Keep sampled latents: a change of post-processing needs no sampling."
+    )
+    ray_address: str | None = Field(
+        None, description="A Ray cluster's address; empty starts a local one."
+    )
+    local_gpus: int | None = Field(
+        None, ge=0, description="GPUs of the local cluster; empty lets Ray find them."
+    )
+    samplers: int | None = Field(
+        None, ge=1, description="Sampler actors; empty is one a GPU, or one a CPU core."
+    )
+    threads: int = Field(1, ge=1, description="CPU threads a sampler; decides the last bits.")
+    gpus_per_sampler: float = Field(1.0, ge=0, description="GPUs a sampler; 0 renders on the CPU.")
+    shard_rows: int = Field(SHARD_ROWS, ge=1, description="Rows of one Prefect task run.")
+    row_deadline: float = Field(
+        3600.0, gt=0, description="Seconds one stage of one row may take before it is given up."
+    )
+    price_per_hour: float | None = Field(
+        None, ge=0, description="Of one device; gives the summary its cost."
+    )

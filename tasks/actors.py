@@ -1,0 +1,275 @@
+"""Ray actors, one class a stage, and where they run. Every actor states its resources.
+
+All have one method, `run(job, frames) -> (Report | StageFailure, frames)`, with two returns: the
+small one goes to the driver, the pixels stay in the object store and travel as references.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import ray
+
+from manifests.storage import RunFolder
+from tasks import stages
+from tasks.job import Job, Signature
+
+Report = dict[str, Any]
+
+
+class ClusterError(RuntimeError):
+    """Ray cannot be reached or lacks what was asked; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class StageFailure:
+    """Why a stage could not do a row: data, not an exception, so that it can name its row.
+
+    Attributes:
+        fatal: the actor is of no further use (a CUDA context is broken) and must be replaced.
+    """
+
+    stage: str
+    error_type: str
+    message: str
+    details: str
+    fatal: bool = False
+
+
+def _failure(stage: str, error: Exception) -> StageFailure:
+    message = str(error) or type(error).__name__
+    # After such an error every further CUDA call of the process fails.
+    fatal = type(error).__name__ == "AcceleratorError" or "CUDA error" in message
+    return StageFailure(stage, type(error).__name__, message, traceback.format_exc(), fatal)
+
+
+class SamplerActor:
+    """Samples and decodes; keeps one model warm and switches when a row's signature differs.
+
+    Args:
+        root: the run folder, for latents.
+        threads: CPU threads; fixed for a run, since the last bits depend on it.
+    """
+
+    def __init__(self, root: str, threads: int) -> None:
+        os.environ.update(stages.QUIET)
+        import torch
+
+        import_module("zs2.sampler")  # takes seconds: now, not when the first row comes
+
+        torch.set_num_threads(threads)
+        self.folder = RunFolder(root)
+        self.signature: Signature | None = None
+        self.sampler: Any = None
+
+    @ray.method(num_returns=2)
+    def run(self, job: Job, frames: None) -> tuple[Report | StageFailure, Any]:
+        """Latents, then frames; see the module."""
+        stage = "sample"
+        try:
+            self._load(job)
+            started = time.monotonic()
+            note = stages.truncation_note(self.sampler, job)
+            sampled = stages.sample(self.sampler, job, self.folder.latents_path(job.sample_digest))
+            stage = "decode"
+            decoded = self.sampler.decode(sampled.latents)
+        except Exception as error:  # of any kind: one row's failure, told to the ledger
+            return _failure(stage, error), None
+        return {
+            "kl_achieved": sampled.kl,
+            "unet_calls": 0 if sampled.reused else job.unet_calls,
+            "unet_pictures": 0 if sampled.reused else job.unet_pictures,
+            "device": self._device(),
+            "node": socket.gethostname(),
+            "seconds_sample": time.monotonic() - started,
+            **({"note": note} if note else {}),
+        }, decoded
+
+    def _load(self, job: Job) -> None:
+        if self.signature != job.signature:
+            self.signature, self.sampler = None, None  # free the old model first
+            self.sampler = stages.load_sampler(job)
+            self.signature = job.signature
+
+    def _device(self) -> str:
+        device = self.sampler.pipe.device
+        if device.type != "cuda":
+            return device.type
+        import torch
+
+        return torch.cuda.get_device_name(device)
+
+
+class TemporalActor:
+    """Temporal super-resolution."""
+
+    def __init__(self) -> None:
+        import_module("tasks.temporal_sr")
+
+    @ray.method(num_returns=2)
+    def run(self, job: Job, frames: stages.Frames) -> tuple[Report | StageFailure, Any]:
+        """Frames in between; see the module."""
+        return _timed("temporal", stages.interpolate_frames, job, frames)
+
+
+class SpatialActor:
+    """Spatial super-resolution."""
+
+    def __init__(self) -> None:
+        import_module("tasks.spatial_sr")
+
+    @ray.method(num_returns=2)
+    def run(self, job: Job, frames: stages.Frames) -> tuple[Report | StageFailure, Any]:
+        """Larger frames; see the module."""
+        return _timed("spatial", stages.upscale_frames, job, frames)
+
+
+class AssembleActor:
+    """Encodes, verifies and publishes the finished file."""
+
+    def __init__(self, root: str) -> None:
+        import_module("tasks.assemble")
+
+        self.folder = RunFolder(root)
+
+    @ray.method(num_returns=2)
+    def run(self, job: Job, frames: stages.Frames) -> tuple[Report | StageFailure, None]:
+        """The file; no frames come back."""
+        started = time.monotonic()
+        path = stages.output_path(self.folder, job)
+        try:
+            report = stages.assemble_video(job, frames, path)
+        except Exception as error:  # of any kind: one row's failure, told to the ledger
+            return _failure("assemble", error), None
+        report["file_name"] = self.folder.file_name(path)
+        return {**report, "seconds_assemble": time.monotonic() - started}, None
+
+
+def _timed(
+    stage: str, work: Callable[[Job, stages.Frames], stages.Frames], job: Job, frames: stages.Frames
+) -> tuple[Report | StageFailure, Any]:
+    started = time.monotonic()
+    try:
+        made = work(job, frames)
+    except Exception as error:  # of any kind: one row's failure, told to the ledger
+        return _failure(stage, error), None
+    return {f"seconds_{stage}": time.monotonic() - started}, made
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How many actors there are of each stage and what each takes.
+
+    Attributes:
+        sampler_gpus: GPUs a sampler; 0 on the CPU.
+        sampler_cpus: logical CPUs a sampler, its threads on the CPU.
+        post_cpus: logical CPUs a post-processing actor; they mostly wait for the samplers.
+    """
+
+    samplers: int
+    sampler_cpus: float
+    sampler_gpus: float
+    threads: int
+    post_actors: int
+    post_cpus: float = 0.25
+
+    def spawners(self, root: str) -> dict[str, Callable[[], Any]]:
+        """For each stage a function that starts one actor."""
+        hidden = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}} if self.sampler_gpus else {}
+        post: dict[str, Any] = {"num_cpus": self.post_cpus, "num_gpus": 0, "max_restarts": 0}
+        if hidden:  # Ray does not hide GPUs from actors that asked for none
+            post["runtime_env"] = hidden
+        sampler = {
+            "num_cpus": self.sampler_cpus,
+            "num_gpus": self.sampler_gpus,
+            "max_restarts": 0,
+        }
+        return {
+            "sample": lambda: (
+                ray.remote(SamplerActor).options(**sampler).remote(root, self.threads)
+            ),
+            "temporal": lambda: ray.remote(TemporalActor).options(**post).remote(),
+            "spatial": lambda: ray.remote(SpatialActor).options(**post).remote(),
+            "assemble": lambda: ray.remote(AssembleActor).options(**post).remote(root),
+        }
+
+
+def place(
+    resources: dict[str, float],
+    rows: int,
+    *,
+    samplers: int | None = None,
+    threads: int = 1,
+    gpus_per_sampler: float = 1.0,
+) -> Placement:
+    """Fit the actors to a cluster: one sampler a GPU, or one a CPU core where there are no GPUs.
+
+    Args:
+        resources: what the cluster has, as `ray.cluster_resources()` says.
+        rows: to render; there are never more samplers than rows.
+        samplers: exactly so many, instead.
+
+    Raises:
+        ClusterError: when what was asked does not fit.
+    """
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    on_gpu = gpus > 0 and gpus_per_sampler > 0
+    post_cpus = 0.25
+    per_sampler = 1.0 if on_gpu else float(threads)
+    spare = cpus - 3 * post_cpus
+    most = int(spare // per_sampler)
+    if on_gpu:
+        most = min(most, int(gpus / gpus_per_sampler))
+    count = max(1, min(most, rows)) if samplers is None else samplers
+    if count > most:
+        raise ClusterError(
+            f"expected room for {count} sampler actor(s) of {per_sampler:g} CPUs"
+            f"{f' and {gpus_per_sampler:g} GPUs' if on_gpu else ''} beside 3 post-processing actors "
+            f"of {post_cpus:g} CPUs, found {cpus:g} CPUs and {gpus:g} GPUs; "
+            "ask for fewer samplers or threads, or add nodes"
+        )
+    post_actors = max(1, min(count // 4, int((cpus - count * per_sampler) / (3 * post_cpus))))
+    return Placement(
+        count, per_sampler, gpus_per_sampler if on_gpu else 0.0, threads, post_actors, post_cpus
+    )
+
+
+def connect(address: str | None = None, local_gpus: int | None = None) -> dict[str, float]:
+    """Join the Ray cluster at `address`, or start a local one; returns its resources.
+
+    Args:
+        address: as `ray.init` takes it; None starts a local cluster, and never joins one by chance.
+        local_gpus: GPUs of the local cluster; None lets Ray find them.
+
+    Raises:
+        ClusterError: no cluster there.
+    """
+    os.environ.update(stages.QUIET)
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is not None:
+        try:
+            ray.init(address=address, **common)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ClusterError(
+                f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`, "
+                "or leave out --ray-address and RAY_ADDRESS to render on this machine"
+            ) from error
+    else:
+        # One logical core more than there are: the post-processing actors wait most of the time,
+        # and a machine of two cores still gets two samplers.
+        cores = len(os.sched_getaffinity(0)) + 1
+        ray.init(
+            address="local",
+            num_cpus=cores,
+            num_gpus=local_gpus,
+            include_dashboard=False,
+            **common,
+        )
+    return dict[str, float](ray.cluster_resources())

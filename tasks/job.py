@@ -1,0 +1,205 @@
+"""A job: one row with everything resolved, its digests, and the result row that it ends as."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from manifests.digest import digest_of
+from manifests.result import ResultRow, Status
+from manifests.row import ManifestRow
+from zs2.models import ModelInfo
+
+RECIPE = "1"  # raised whenever the same settings begin to give other bytes
+
+# Columns that decide the latents; those that only change what is made of them.
+POST_COLUMNS = (
+    "fps",
+    "temporal_sr",
+    "temporal_scale",
+    "spatial_sr",
+    "spatial_scale",
+    "codec",
+    "quality",
+)
+_NOT_SAMPLED = frozenset({"id", "meta", "model", *POST_COLUMNS})
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How the sampler computes; part of every digest, never chosen by the size of a run.
+
+    Attributes:
+        dtype: `float32`, `float16`, `bfloat16`, or `auto`: float16 on a GPU, float32 on the CPU.
+        safety_checker: a checkpoint's own checker is honoured.
+    """
+
+    dtype: str = "auto"
+    safety_checker: bool = True
+
+
+class Signature(NamedTuple):
+    """What rows must share to run on one warm actor without a switch."""
+
+    location: str
+    revision: str
+    dtype: str
+    safety_checker: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One row to render: what the user asked for, the model's choices filled in, and its names.
+
+    Attributes:
+        position: the row's number in the whole manifest.
+        revision: the hub's commit, or the hash of a local model's weights.
+        sample_digest: of all that decides the latents; `digest`: of all that decides the video.
+    """
+
+    row: ManifestRow
+    position: int
+    model: ModelInfo
+    revision: str
+    engine: Engine
+    sample_digest: str
+    digest: str
+
+    @property
+    def signature(self) -> Signature:
+        return Signature(
+            self.model.location, self.revision, self.engine.dtype, self.engine.safety_checker
+        )
+
+    @property
+    def is_guided(self) -> bool:
+        return (self.row.guidance_scale or 0) > 1
+
+    @property
+    def unet_calls(self) -> int:
+        """UNet calls of the clip: segments times steps (PNDM takes one step more)."""
+        steps = self.row.num_inference_steps or 0
+        return self.row.num_segments * (steps + (self.row.scheduler == "pndm"))
+
+    @property
+    def unet_pictures(self) -> int:
+        """Pictures through the UNet, padding and guidance copies included."""
+        return self.unet_calls * self.row.segment_frames * (2 if self.is_guided else 1)
+
+    @property
+    def output_frames(self) -> int:
+        """Frames of the finished video."""
+        return (self.row.num_frames - 1) * self.row.temporal_scale + 1
+
+
+def resolve(
+    row: ManifestRow, position: int, model: ModelInfo, revision: str, engine: Engine
+) -> Job:
+    """Fill in what the model decides (size, steps, guidance) and compute the digests."""
+    defaults = model.defaults
+    resolved = replace(
+        row,
+        height=row.height or model.height,
+        width=row.width or model.width,
+        num_inference_steps=row.num_inference_steps or defaults.num_inference_steps,
+        guidance_scale=(
+            defaults.guidance_scale if row.guidance_scale is None else row.guidance_scale
+        ),
+    )
+    columns = _columns(resolved)
+    sample_digest = digest_of(
+        {
+            "recipe": RECIPE,
+            "revision": revision,
+            "dtype": engine.dtype,
+            **{name: value for name, value in columns.items() if name not in _NOT_SAMPLED},
+        }
+    )
+    digest = digest_of(
+        {
+            "sample": sample_digest,
+            "safety_checker": engine.safety_checker,
+            **{name: columns.get(name) for name in _post_columns(resolved)},
+        }
+    )
+    return Job(resolved, position, model, revision, engine, sample_digest, digest)
+
+
+def _columns(row: ManifestRow) -> dict[str, Any]:
+    """The row's values; unset columns left out, so that a column added later changes no digest."""
+    values = {name: getattr(row, name) for name in ManifestRow.__slots__ if name != "meta"}
+    return {name: value for name, value in values.items() if value not in (None, ())}
+
+
+def _post_columns(row: ManifestRow) -> list[str]:
+    unused = {"temporal_sr"} if row.temporal_scale == 1 else set[str]()
+    unused |= {"spatial_sr"} if row.spatial_scale == 1 else set[str]()
+    return [name for name in POST_COLUMNS if name not in unused]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a job ended, as the pipeline saw it.
+
+    Attributes:
+        stage: the one that failed; None when all went well.
+        report: what the stages said of their work: seconds, λ reached, the finished file.
+        attempts: 1, and one more for every time an actor died with the row.
+    """
+
+    job: Job
+    status: Status
+    started_at: datetime
+    finished_at: datetime
+    attempts: int = 1
+    stage: str | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    report: dict[str, Any] | None = None
+
+
+def result_row(ending: Ending) -> ResultRow:
+    """The ledger row of a job that ended."""
+    job, row, report = ending.job, ending.job.row, ending.report or {}
+    kl = report.get("kl_achieved")
+    return ResultRow(
+        id=row.id,
+        digest=job.digest,
+        status=ending.status,
+        stage=ending.stage,
+        error_type=ending.error_type,
+        error_message=ending.error_message,
+        attempts=ending.attempts,
+        file_name=report.get("file_name"),
+        sha256=report.get("sha256"),
+        bytes=report.get("bytes"),
+        num_frames=report.get("num_frames"),
+        height=report.get("height"),
+        width=report.get("width"),
+        fps=report.get("fps"),
+        prompt="\n".join(row.prompt),
+        seed=row.seed,
+        model=row.model,
+        model_revision=job.revision,
+        params=parameters(job),
+        kl_achieved=tuple(value for value in kl if math.isfinite(value)) if kl else None,
+        seconds_sample=report.get("seconds_sample"),
+        seconds_temporal=report.get("seconds_temporal"),
+        seconds_spatial=report.get("seconds_spatial"),
+        seconds_assemble=report.get("seconds_assemble"),
+        device=report.get("device"),
+        node=report.get("node"),
+        started_at=ending.started_at,
+        finished_at=ending.finished_at,
+        recipe=RECIPE,
+        meta=row.meta,
+    )
+
+
+def parameters(job: Job) -> str:
+    """Everything that renders the clip again, as JSON: the row's resolved columns and the engine."""
+    columns = {k: v for k, v in _columns(job.row).items() if k not in ("id", "prompt", "seed")}
+    return json.dumps({**columns, **asdict(job.engine)}, ensure_ascii=False)

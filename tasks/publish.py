@@ -1,0 +1,173 @@
+"""What a run leaves behind its videos: the compacted ledger, metadata.parquet, summary, gallery."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from manifests.columns import META
+from manifests.ledger import Known, compact, iter_results, ledger_batches
+from manifests.result import ResultRow
+from manifests.run_file import read_json, write_json
+from manifests.storage import RunFolder, write_aside
+from tasks.gallery import write_gallery
+
+STAGES = ("sample", "temporal", "spatial", "assemble")
+LIBRARIES = ("zs2", "torch", "diffusers", "transformers", "ray", "prefect", "pyarrow")
+
+# Ledger columns that a dataset's user has no use for.
+_NOT_METADATA = frozenset(
+    {"status", "stage", "error_type", "error_message", "attempts", "node", "started_at", "recipe"}
+)
+
+
+@dataclass
+class Tally:
+    """What happened in this run, added up as rows end.
+
+    Attributes:
+        wall_seconds: from the first row's start to the last one's end.
+        device_seconds: sampler actors times wall seconds: what a GPU would be billed for.
+    """
+
+    statuses: Counter[str] = field(default_factory=Counter[str])
+    frames: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    unet_calls: int = 0
+    unet_pictures: int = 0
+    wall_seconds: float = 0.0
+    device_seconds: float = 0.0
+
+    def add(self, row: ResultRow, report: Mapping[str, Any] | None = None) -> None:
+        self.statuses[row.status] += 1
+        self.frames += row.num_frames or 0
+        self.unet_calls += (report or {}).get("unet_calls", 0)
+        self.unet_pictures += (report or {}).get("unet_pictures", 0)
+        for stage in STAGES:
+            self.seconds[stage] += getattr(row, f"seconds_{stage}") or 0.0
+
+
+def publish(
+    folder: RunFolder,
+    ids: Known,
+    tally: Tally,
+    *,
+    run_id: str,
+    title: str,
+    price_per_hour: float | None = None,
+) -> dict[str, Any]:
+    """Compact the ledger to one row per id of the manifest and write all that names its files.
+
+    Args:
+        ids: the manifest's ids; results of other ids leave the ledger (their files stay).
+        price_per_hour: of one device; gives the summary its cost.
+
+    Returns:
+        The summary, as written to summary.json.
+    """
+    compact(folder.root, keep=ids.__contains__)
+    _write_metadata(folder)
+    statuses = Counter(
+        status
+        for batch in ledger_batches(folder.root, ["status"])
+        for status in batch.column(0).to_pylist()
+    )
+    summary = summarise(tally, dict(statuses), run_id, price_per_hour)
+    earlier = read_json(folder.summary_file)
+    if earlier is not None and not tally.statuses:  # nothing was done: the last run's figures stand
+        summary = {**earlier, "rows": summary["rows"], "rendered": summary["rendered"]}
+    write_json(folder.summary_file, summary)
+    write_gallery(folder, iter_results(folder.root), title=title, summary=summary)
+    return summary
+
+
+def summarise(
+    tally: Tally, statuses: Mapping[str, int], run_id: str, price_per_hour: float | None
+) -> dict[str, Any]:
+    """The summary of a run: `rows` counts the whole ledger, everything else this run alone.
+
+    `unet_pictures_per_second` is one device's, while it sampled and decoded: what `zs2 plan` uses.
+    """
+    wall = tally.wall_seconds
+    hours = tally.device_seconds / 3600
+    ended = sum(tally.statuses.values())
+    sampling = tally.seconds["sample"] if tally.unet_pictures else 0.0
+    return {
+        "run_id": run_id,
+        "rows": {status: statuses.get(status, 0) for status in ("ok", "failed", "invalid")},
+        "rendered": {
+            status: tally.statuses.get(status, 0) for status in ("ok", "failed", "invalid")
+        },
+        "frames": tally.frames,
+        "unet_calls": tally.unet_calls,
+        "unet_pictures_per_second": round(tally.unet_pictures / sampling, 3) if sampling else None,
+        "wall_seconds": round(wall, 3),
+        "clips_per_second": round(ended / wall, 4) if wall else 0.0,
+        "frames_per_second": round(tally.frames / wall, 4) if wall else 0.0,
+        "seconds_by_stage": {stage: round(tally.seconds[stage], 3) for stage in STAGES},
+        "device_hours": round(hours, 6),
+        "cost": None if price_per_hour is None else round(hours * price_per_hour, 6),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python's and the libraries' versions: part of what a byte-for-byte promise rests on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def _write_metadata(folder: RunFolder) -> None:
+    """metadata.parquet: `file_name`, the prompt, the parameters and meta_ columns of every ok row.
+
+    `datasets` loads it with the folder as a videofolder.
+    """
+    batches = _metadata_batches(folder)
+    first = next(batches, None)
+    if first is None:
+        folder.metadata_file.unlink(missing_ok=True)
+        return
+    with (
+        write_aside(folder.metadata_file) as aside,
+        pq.ParquetWriter(aside, first.schema) as writer,
+    ):
+        writer.write_batch(first)
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def _metadata_batches(folder: RunFolder) -> Iterator[pa.RecordBatch]:
+    for batch in ledger_batches(folder.root):
+        table = pa.Table.from_batches([batch]).filter(pc.field("status") == "ok")
+        if not table.num_rows:
+            continue
+        names = [name for name in table.column_names if name not in _NOT_METADATA]
+        names.sort(key=lambda name: (name != "file_name", name != "prompt", name.startswith(META)))
+        yield from table.select(names).combine_chunks().to_batches()
+
+
+def failures_by_cause(folder: RunFolder) -> list[tuple[str, str, str, int, str]]:
+    """Failed and invalid rows grouped: (stage, error type, first line, rows, one id), most first."""
+    causes: Counter[tuple[str, str, str]] = Counter()
+    example: dict[tuple[str, str, str], str] = {}
+    for row in iter_results(folder.root):
+        if row.status == "ok":
+            continue
+        message = (row.error_message or "").splitlines()
+        cause = (row.stage or row.status, row.error_type or "", message[0] if message else "")
+        causes[cause] += 1
+        example.setdefault(cause, row.id)
+    return [(*cause, count, example[cause]) for cause, count in causes.most_common()]
+
+
+def parameters_of(row: ResultRow) -> dict[str, Any]:
+    """A ledger row's parameters."""
+    return json.loads(row.params) if row.params else {}

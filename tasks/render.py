@@ -1,0 +1,237 @@
+"""The Prefect tasks of a run: plan → render_shard → publish, and what they share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from manifests.journal import Journal
+from manifests.ledger import known
+from manifests.read import Manifest
+from manifests.result import ResultRow
+from manifests.storage import RunFolder
+from manifests.validate import Problem, format_problems
+from tasks import actors
+from tasks.job import Ending, Engine, result_row
+from tasks.plan import SHARD_ROWS, Catalogue, Plan, Shard, jobs_of, make_plan
+from tasks.pool import CALL_DEADLINE, ActorPool, Pipeline, Stage
+from tasks.publish import Tally, publish
+
+Observer = Callable[[ResultRow], None]
+
+
+@dataclass
+class Cluster:
+    """Where a run computes; see `tasks.actors.connect` and `place`."""
+
+    address: str | None = None
+    local_gpus: int | None = None
+    samplers: int | None = None
+    threads: int = 1
+    gpus_per_sampler: float = 1.0
+    deadline: float = CALL_DEADLINE
+
+
+class InvalidManifestError(ValueError):
+    """Bad rows in a manifest: `plan.problems`."""
+
+    def __init__(self, made: Plan) -> None:
+        super().__init__(format_problems(made.problems))
+        self.plan = made
+
+
+class RenderRun:
+    """What the tasks of one run share: its folder, journal, actors and tally.
+
+    A context manager: actors are gone and the journal is closed when it is left, however.
+
+    Args:
+        defaults: run defaults of manifest columns (`--set`).
+        observer: told of every row that ends, for progress; called in the pipeline's thread.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        manifest: Manifest,
+        folder: RunFolder,
+        *,
+        defaults: Mapping[str, Any],
+        engine: Engine,
+        catalogue: Catalogue,
+        cluster: Cluster,
+        only_failed: bool = False,
+        keep_latents: bool = False,
+        shard_rows: int = SHARD_ROWS,
+        observer: Observer | None = None,
+    ) -> None:
+        self.run_id = run_id
+        self.manifest = manifest
+        self.folder = folder
+        self.defaults = defaults
+        self.engine = engine
+        self.catalogue = catalogue
+        self.cluster = cluster
+        self.only_failed = only_failed
+        self.keep_latents = keep_latents
+        self.shard_rows = shard_rows
+        self.observer = observer
+        self.tally = Tally()
+        self.journal = Journal(folder.results, run_id)
+        self.placement: actors.Placement | None = None
+        self._pipeline: Pipeline | None = None
+        self._opening = threading.Lock()
+        self._interrupted = threading.Event()
+        self._started = 0.0
+
+    def __enter__(self) -> RenderRun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._pipeline is not None:
+                self._pipeline.close()
+        finally:
+            self.journal.close()
+
+    def pipeline(self, rows: int) -> Pipeline:
+        """The actors, started when the first shard asks."""
+        with self._opening:
+            if self._pipeline is None:
+                self._pipeline = self._open(rows)
+                self._started = time.monotonic()
+                if self._interrupted.is_set():
+                    self._pipeline.drain()
+            return self._pipeline
+
+    def _open(self, rows: int) -> Pipeline:
+        cluster = self.cluster
+        resources = actors.connect(cluster.address, cluster.local_gpus)
+        self.placement = placement = actors.place(
+            resources,
+            rows,
+            samplers=cluster.samplers,
+            threads=cluster.threads,
+            gpus_per_sampler=cluster.gpus_per_sampler,
+        )
+        spawners = placement.spawners(str(self.folder.root.absolute()))
+        sizes = {"sample": placement.samplers}
+        pools = {
+            name: ActorPool(name, spawn, sizes.get(name, placement.post_actors), cluster.deadline)
+            for name, spawn in spawners.items()
+        }
+        return Pipeline(
+            [
+                Stage(pools["sample"]),
+                Stage(pools["temporal"], lambda job: job.row.temporal_scale > 1),
+                Stage(pools["spatial"], lambda job: job.row.spatial_scale > 1),
+                Stage(pools["assemble"]),
+            ]
+        )
+
+    def interrupt(self) -> None:
+        """Finish what is in flight and take no further rows. Safe in a signal handler's thread."""
+        self._interrupted.set()
+        if self._pipeline is not None:
+            threading.Thread(target=self._pipeline.drain, daemon=True).start()
+
+    @property
+    def is_interrupted(self) -> bool:
+        return self._interrupted.is_set()
+
+    def end(self, ending: Ending) -> None:
+        """A row has ended: into the journal first, then everything else."""
+        row = result_row(ending)
+        self.journal.append(row)
+        if ending.status == "ok" and not self.keep_latents:
+            self.folder.latents_path(ending.job.sample_digest).unlink(missing_ok=True)
+        self.tally.add(row, ending.report)
+        self._clock()
+        if self.observer is not None:
+            self.observer(row)
+
+    def _clock(self) -> None:
+        self.tally.wall_seconds = time.monotonic() - self._started
+        if self.placement is not None:
+            self.tally.device_seconds = self.tally.wall_seconds * self.placement.samplers
+
+    def end_invalid(self, row_id: str, problems: list[Problem]) -> None:
+        """A row that validation refused goes to the ledger as `invalid`."""
+        now = datetime.now(UTC)
+        row = ResultRow(
+            id=row_id,
+            digest="",
+            status="invalid",
+            stage="validate",
+            error_type="InvalidRow",
+            error_message="\n".join(map(str, problems)),
+            started_at=now,
+            finished_at=now,
+        )
+        self.journal.append(row)
+        self.tally.add(row)
+        if self.observer is not None:
+            self.observer(row)
+
+
+@task(name="plan", cache_policy=NO_CACHE, persist_result=False)
+def plan(run: RenderRun, skip_invalid: bool) -> Plan:
+    """Validate the manifest, drop what is done, cut the rest into shards.
+
+    Raises:
+        InvalidManifestError: bad rows, unless they are to be skipped (then they are in the journal).
+    """
+    made = make_plan(
+        run.manifest,
+        run.catalogue,
+        defaults=run.defaults,
+        engine=run.engine,
+        known=known(run.folder.root),
+        folder=run.folder,
+        only_failed=run.only_failed,
+        shard_rows=run.shard_rows,
+        on_invalid=run.end_invalid if skip_invalid else None,
+    )
+    if made.invalid_rows and not skip_invalid:
+        raise InvalidManifestError(made)
+    return made
+
+
+@task(
+    name="render_shard",
+    task_run_name="shard-{shard.index}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def render_shard(run: RenderRun, shard: Shard, rows: int) -> int:
+    """Render one shard's rows; returns how many there were.
+
+    Args:
+        rows: of the whole run, which the first shard starts the actors for.
+    """
+    jobs = jobs_of(shard, run.manifest, run.catalogue, run.defaults, run.engine)
+    run.pipeline(rows).render(jobs, run.end)
+    return len(shard.positions)
+
+
+@task(name="publish", cache_policy=NO_CACHE, persist_result=False)
+def publish_run(
+    run: RenderRun, plan: Plan, title: str, price_per_hour: float | None
+) -> dict[str, Any]:
+    """Compact the ledger and write metadata, summary and gallery."""
+    run.journal.close()
+    return publish(
+        run.folder,
+        plan.digests,
+        run.tally,
+        run_id=run.run_id,
+        title=title,
+        price_per_hour=price_per_hour,
+    )

@@ -1,0 +1,203 @@
+"""The five stages of one row as plain functions: sample → decode → temporal → spatial → assemble.
+
+Ray actors call them in a run, `zs2 sample` calls them one after the other: the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from manifests.storage import RunFolder, write_aside
+from tasks.job import Job, Signature, parameters
+
+if TYPE_CHECKING:
+    import torch
+
+    from zs2.sampler import ZS2Sampler
+
+Frames = np.ndarray[Any, Any]
+
+# What makes the libraries quiet and private; set before they are imported.
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+class SamplingError(RuntimeError):
+    """A clip whose latents are unusable; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A clip before decoding.
+
+    Attributes:
+        kl: λ reached per frame pair.
+        reused: found on disk, left there by an earlier attempt; no UNet call was made.
+    """
+
+    latents: torch.Tensor
+    kl: list[float]
+    reused: bool
+
+
+def load_sampler(job: Job) -> ZS2Sampler:
+    """Load the job's model as its signature says.
+
+    Raises:
+        ModelError: the weights cannot be loaded.
+    """
+    import torch
+
+    from zs2.models import load_pipeline
+    from zs2.sampler import ZS2Sampler
+
+    signature: Signature = job.signature
+    dtype = None if signature.dtype == "auto" else getattr(torch, signature.dtype)
+    options: dict[str, Any] = {}
+    if not signature.safety_checker:
+        options = {"safety_checker": None, "requires_safety_checker": False}
+    pipe = load_pipeline(job.model, torch_dtype=dtype, **options)
+    pipe.set_progress_bar_config(disable=True)
+    return ZS2Sampler(pipe, job.model.defaults)
+
+
+def sample(sampler: ZS2Sampler, job: Job, latents_file: Path | None = None) -> Sampled:
+    """Sample the job's latents, or read them where an earlier attempt left them.
+
+    Raises:
+        SamplingError: NaN or infinite latents.
+    """
+    import torch
+
+    found = _read_latents(latents_file) if latents_file else None
+    if found is not None:
+        return found
+    row = job.row
+    clip = sampler(
+        [list(row.prompt)],
+        negative_prompt=row.negative_prompt,
+        seed=row.seed,
+        num_frames=row.num_frames,
+        segment_frames=row.segment_frames,
+        chain=row.chain,
+        noise=row.noise,
+        alpha=row.alpha,
+        kl_target=row.kl_target,
+        solver=row.solver,
+        noise_candidates=row.noise_candidates,
+        momentum=row.momentum,
+        height=row.height,
+        width=row.width,
+        num_inference_steps=row.num_inference_steps,
+        guidance_scale=row.guidance_scale,
+        scheduler=row.scheduler,
+        output_type="latent",
+    )[0]
+    latents = clip.latents.detach().to("cpu", torch.float32).contiguous()
+    if not torch.isfinite(latents).all():
+        raise SamplingError(
+            "expected finite latents, found NaN or infinity; lower guidance_scale, or use "
+            "--dtype float32 or bfloat16"
+        )
+    kl = [] if clip.trace is None else [float(value) for value in clip.trace.kl]
+    if latents_file:
+        _write_latents(latents_file, latents, kl)
+    # Half-precision latents pass through float32 here as they do on disk: the same bytes both ways.
+    return Sampled(latents, kl, reused=False)
+
+
+def _write_latents(path: Path, latents: torch.Tensor, kl: list[float]) -> None:
+    from safetensors.torch import save_file
+
+    with write_aside(path) as aside:
+        save_file({"latents": latents}, aside, metadata={"kl": json.dumps(kl)})
+
+
+def _read_latents(path: Path) -> Sampled | None:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            return Sampled(file.get_tensor("latents"), json.loads(metadata["kl"]), reused=True)
+    except FileNotFoundError:
+        return None
+
+
+def truncation_note(sampler: ZS2Sampler, job: Job) -> str | None:
+    """What to tell the ledger when a prompt is longer than the text encoder reads."""
+    tokenizer = sampler.pipe.tokenizer
+    limit = tokenizer.model_max_length
+    longest = max(len(tokenizer(text, truncation=False).input_ids) for text in job.row.prompt)
+    if longest <= limit:
+        return None
+    return f"prompt truncated: {longest} tokens, the model reads {limit}"
+
+
+def interpolate_frames(job: Job, frames: Frames) -> Frames:
+    """The temporal stage: (n−1)·k+1 frames."""
+    from tasks.temporal_sr import interpolate
+
+    return interpolate(frames, job.row.temporal_scale, job.row.temporal_sr)
+
+
+def upscale_frames(job: Job, frames: Frames) -> Frames:
+    """The spatial stage: frames `spatial_scale` times as high and wide."""
+    from tasks.spatial_sr import upscale
+
+    return upscale(frames, job.row.spatial_scale, job.row.spatial_sr)
+
+
+def assemble_video(job: Job, frames: Frames, path: Path) -> dict[str, Any]:
+    """The last stage: the finished, verified file at `path`, as the ledger describes it."""
+    from tasks.assemble import assemble
+
+    row = job.row
+    done = assemble(
+        frames,
+        path,
+        fps=row.fps * row.temporal_scale,
+        codec=row.codec,
+        quality=18 if row.quality is None else row.quality,
+        title=" | ".join(row.prompt),
+        comment=json.dumps(
+            {"zs2": job.digest, "id": row.id, "seed": row.seed, **json.loads(parameters(job))}
+        ),
+    )
+    return {
+        "sha256": done.sha256,
+        "bytes": done.bytes,
+        "num_frames": done.num_frames,
+        "height": done.height,
+        "width": done.width,
+        "fps": done.fps,
+    }
+
+
+def render_alone(sampler: ZS2Sampler, job: Job, path: Path) -> dict[str, Any]:
+    """All stages of one job in this process: what `zs2 sample` runs. Returns the report."""
+    report: dict[str, Any] = {}
+    started = time.monotonic()
+    sampled = sample(sampler, job)
+    frames = sampler.decode(sampled.latents)
+    report |= {"kl_achieved": sampled.kl, "seconds_sample": time.monotonic() - started}
+    frames = upscale_frames(job, interpolate_frames(job, frames))
+    return report | assemble_video(job, frames, path)
+
+
+def output_path(folder: RunFolder, job: Job) -> Path:
+    """Where the job's video belongs."""
+    return folder.video_path(job.digest, job.row.id, job.row.codec)
