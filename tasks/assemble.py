@@ -37,6 +37,7 @@ import numpy as np
 from av.filter import Graph
 from PIL import Image
 
+from manifests.columns import QUALITY
 from manifests.storage import SUFFIXES, publish_folder, write_aside
 from tasks.temporal_sr import check_frames
 
@@ -101,17 +102,17 @@ def assemble(
     path: str | Path,
     fps: float,
     codec: str = "h264",
-    quality: int = 18,
+    quality: int | None = None,
     title: str | None = None,
     comment: str | None = None,
 ) -> Assembled:
     """Write `frames` to `path` as a whole or not at all; the same frames give the same bytes.
 
     frames: uint8 RGB (frame, height, width, 3), n ≥ 1. path: what stands there is replaced; its
-    suffix should be the codec's (`manifests.storage.SUFFIXES`). fps: frames a second. quality: 0
-    (best) to 51, x264's constant rate factor; webp takes 100 − quality as its own quality; the
-    others do not use it. title, comment: go into the container where it has room for them (h264,
-    ffv1), cut at 32,000 bytes.
+    suffix should be the codec's (`manifests.storage.SUFFIXES`). fps: frames a second. quality: in
+    the codec's own scale, None for its default: h264's constant rate factor, 0 (lossless) to 51,
+    18; webp's 0 to 100 (best), 90; the others have none and do not look at it. title, comment: go
+    into the container where it has room for them (h264, ffv1), cut at 32,000 bytes.
 
     Raises ValueError for bad arguments, AssembleError where writing or checking fails.
     """
@@ -201,7 +202,7 @@ def decode(path: str | Path) -> tuple[Array, float]:
         return np.stack(frames), float(stream.average_rate or math.nan)
 
 
-def _checked(frames: Array, fps: float, codec: str, quality: int) -> _Codec:
+def _checked(frames: Array, fps: float, codec: str, quality: int | None) -> _Codec:
     check_frames(frames)
     if codec not in _CODECS:
         state = "is not built yet" if codec in SUFFIXES else "is unknown"
@@ -212,21 +213,23 @@ def _checked(frames: Array, fps: float, codec: str, quality: int) -> _Codec:
             f"fps: expected {_LEAST_FPS:g} to {chosen.most_fps:g} frames/s for {codec}; "
             f"found {fps!r}; change fps or temporal_scale, or choose another codec"
         )
-    if not 0 <= quality <= 51:
-        raise ValueError(f"quality: expected 0 (best) to 51; found {quality!r}; 18 is the default")
+    low, high, _ = QUALITY.get(codec, (0, math.inf, 0))
+    if quality is not None and not low <= quality <= high:
+        raise ValueError(f"quality: expected {low} to {high} for {codec}; found {quality!r}")
     return chosen
 
 
-def _options(codec: str, quality: int, title: str | None, comment: str | None) -> Options:
+def _options(codec: str, quality: int | None, title: str | None, comment: str | None) -> Options:
     """ffmpeg's output options for a codec."""
     chosen = _CODECS[codec]
+    level = QUALITY[codec][2] if quality is None and codec in QUALITY else quality or 0
     own: dict[str, Options] = {
-        "h264": {"vf": _TO_BT709, "crf": quality, "movflags": "+faststart"},
+        "h264": {"vf": _TO_BT709, "crf": level, "movflags": "+faststart"},
         "ffv1": {"pix_fmt": "bgr0", "level": 3, "g": 1, "slices": 4, "slicecrc": 1},
         "gif": {"vf": _TO_PALETTE, "loop": 0},
         # bgra: libwebp's own conversion, sharper than swscale's. Not libwebp_anim: it drops frames
         # that equal the one before, and a still clip would become a picture.
-        "webp": {"pix_fmt": "bgra", "quality": 100 - quality, "loop": 0},
+        "webp": {"pix_fmt": "bgra", "quality": level, "loop": 0},
         "png": {"start_number": 0},
     }
     options = {"c:v": chosen.encoder, **own[codec], **_REPRODUCIBLE, "f": chosen.muxer}

@@ -124,12 +124,16 @@ def test_h264_keeps_colours_and_says_which_they_are(out: Path) -> None:
 
 
 def test_quality_means_something(out: Path) -> None:
-    """A lower `quality` gives a larger and a better file, in h264 and webp."""
-    for codec in ("h264", "webp"):
-        fine, coarse = (write(out / str(q), moving(), codec, quality=q) for q in (10, 40))
-        assert fine.bytes > coarse.bytes
-        errors = [np.abs(decode(r.path)[0].astype(int) - moving()).mean() for r in (fine, coarse)]
+    """h264's 18 and webp's 90 are the defaults; h264 gets smaller and worse with more, webp larger
+    and better; a codec without a quality does not look at it."""
+    for codec, (fine, coarse) in {"h264": (10, 40), "webp": (95, 30)}.items():
+        results = [write(out / str(q), moving(), codec, quality=q) for q in (fine, coarse)]
+        assert results[0].bytes > results[1].bytes
+        errors = [np.abs(decode(r.path)[0].astype(int) - moving()).mean() for r in results]
         assert errors[0] < errors[1]
+    for codec, default in (("h264", 18), ("webp", 90), ("gif", 99)):
+        explicit = write(out / "explicit", moving(), codec, quality=default)
+        assert write(out / "default", moving(), codec).sha256 == explicit.sha256
 
 
 @pytest.mark.parametrize("fps", [0.5, 7.5, 8, 23.976, 24, 25 / 3, 60])
@@ -301,6 +305,7 @@ def test_bad_arguments_are_refused(out: Path) -> None:
             write(out, good, "h264", fps)
     with pytest.raises(ValueError, match=r"fps: expected 0.01 to 100 frames/s for gif"):
         write(out, good, "gif", 120)
-    with pytest.raises(ValueError, match=r"quality: expected 0 \(best\) to 51; found 52"):
-        write(out, good, "h264", quality=52)
+    for codec, most in (("h264", 51), ("webp", 100)):
+        with pytest.raises(ValueError, match=rf"quality: expected 0 to {most} for {codec}; found"):
+            write(out, good, codec, quality=most + 1)
     assert everything_in(out) == []
