@@ -188,10 +188,9 @@ def decode(path: str | Path) -> tuple[Array, float]:
         stream = container.streams.video[0]
         # Not frame.to_ndarray("rgb24"): swscale's fast path is a whole grey level too dark.
         graph = Graph()
-        to_rgb = graph.add("scale", "flags=bicubic+accurate_rnd+full_chroma_int")
         graph.link_nodes(
             graph.add_buffer(template=stream),
-            to_rgb,
+            graph.add("scale", "flags=bicubic+accurate_rnd+full_chroma_int"),
             graph.add("format", "rgb24"),
             graph.add("buffersink"),
         ).configure()
@@ -213,7 +212,7 @@ def _checked(frames: Array, fps: float, codec: str, quality: int | None) -> _Cod
             f"fps: expected {_LEAST_FPS:g} to {chosen.most_fps:g} frames/s for {codec}; "
             f"found {fps!r}; change fps or temporal_scale, or choose another codec"
         )
-    low, high, _ = QUALITY.get(codec, (0, math.inf, 0))
+    low, high, _ = QUALITY.get(codec, (-math.inf, math.inf, 0))
     if quality is not None and not low <= quality <= high:
         raise ValueError(f"quality: expected {low} to {high} for {codec}; found {quality!r}")
     return chosen
