@@ -147,6 +147,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     checker = train(arguments.minutes, arguments.batch, arguments.rate, arguments.count)
     save_file({k: v.half() for k, v in checker.state_dict().items()}, WEIGHTS)
+    WEIGHTS.chmod(0o644)
     held_out = scene_list(TEST_SEED, 2000)
     drawn = np.stack([draw(scene) for scene in held_out])
     for name, hits in right(trained(), drawn, held_out).items():
