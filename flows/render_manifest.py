@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 from collections.abc import Callable, Generator
@@ -18,35 +17,32 @@ from uuid import uuid4
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.settings import RenderSettings
+from flows.settings import RenderSettings, default_out
 from manifests.ledger import known
 from manifests.read import Manifest, open_manifest
 from manifests.row import check_defaults
 from manifests.run_file import write_json
 from manifests.storage import RunFolder
+from tasks.crew import Crew
 from tasks.job import Engine
 from tasks.plan import Catalogue, Plan
 from tasks.pool import Interrupted
 from tasks.publish import versions
-from tasks.render import Cluster, Observer, RenderRun, plan, publish_run, render_shard
+from tasks.render import Observer, RenderRun, plan, publish_run, render_shard
 
 SHARDS_AT_ONCE = 2  # the next shard's rows follow without a gap; more would only wait
 
 
 @dataclass(frozen=True)
-class Watcher:
-    """What a caller in this process hears of a run while it goes on."""
+class Caller:
+    """A caller in this process: what it hears of the run, and a crew that it has begun already."""
 
     on_plan: Callable[[Plan], None] = lambda plan: None
     on_row: Observer = lambda row: None
+    crew: Crew | None = None
 
 
-watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
-
-
-def default_out(manifest: str) -> str:
-    """renders/<manifest name>"""
-    return str(Path("renders") / (Path(manifest.rstrip("/*")).stem or "manifest"))
+caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
 
 
 def absolute_source(manifest: str) -> str:
@@ -81,13 +77,13 @@ def render_manifest(
     source = open_manifest(manifest)
     folder = RunFolder(out or default_out(manifest)).create()
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
-    heard = watcher.get() or Watcher()
+    called_by = caller.get() or Caller()
     with folder.lock(run_id), _log_file(folder, run_id):
         folder.sweep_temporary()
         run_file = _begin_run_file(folder, run_id, manifest, source, settings)
-        with _render_run(run_id, source, folder, settings, heard.on_row) as run:
+        with _render_run(run_id, source, folder, settings, called_by) as run:
             made = plan(run, settings.on_invalid == "skip")
-            heard.on_plan(made)
+            called_by.on_plan(made)
             with _interruptible(run):
                 _render_shards(run, made)
             title = Path(manifest).name
@@ -124,7 +120,7 @@ def _render_run(
     source: Manifest,
     folder: RunFolder,
     settings: RenderSettings,
-    observer: Observer,
+    caller: Caller,
 ) -> RenderRun:
     return RenderRun(
         run_id,
@@ -133,18 +129,12 @@ def _render_run(
         defaults=check_defaults(settings.defaults),
         engine=Engine(settings.dtype, settings.safety_checker),
         catalogue=Catalogue(settings.allow_models),
-        cluster=Cluster(
-            address=settings.ray_address or os.environ.get("RAY_ADDRESS") or None,
-            local_gpus=settings.local_gpus,
-            samplers=settings.samplers,
-            threads=settings.threads,
-            gpus_per_sampler=settings.gpus_per_sampler,
-            deadline=settings.row_deadline,
-        ),
+        cluster=settings.cluster(),
         only_failed=settings.only_failed,
         keep_latents=settings.keep_latents,
         shard_rows=settings.shard_rows,
-        observer=observer,
+        observer=caller.on_row,
+        crew=caller.crew,
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.crew import CALL_DEADLINE, Cluster
 from tasks.plan import SHARD_ROWS
 
 
@@ -45,8 +48,26 @@ class RenderSettings(BaseModel):
     gpus_per_sampler: float = Field(1.0, ge=0, description="GPUs a sampler; 0 renders on the CPU.")
     shard_rows: int = Field(SHARD_ROWS, ge=1, description="Rows of one Prefect task run.")
     row_deadline: float = Field(
-        3600.0, gt=0, description="Seconds one stage of one row may take before it is given up."
+        CALL_DEADLINE,
+        gt=0,
+        description="Seconds one stage of one row may take before it is given up.",
     )
     price_per_hour: float | None = Field(
         None, ge=0, description="Of one device; gives the summary its cost."
     )
+
+    def cluster(self) -> Cluster:
+        """Where to compute: the settings, else RAY_ADDRESS, else this machine."""
+        return Cluster(
+            address=self.ray_address or os.environ.get("RAY_ADDRESS") or None,
+            local_gpus=self.local_gpus,
+            samplers=self.samplers,
+            threads=self.threads,
+            gpus_per_sampler=self.gpus_per_sampler,
+            deadline=self.row_deadline,
+        )
+
+
+def default_out(manifest: str) -> Path:
+    """renders/<manifest name>"""
+    return Path("renders") / (Path(manifest.rstrip("/*")).stem or "manifest")

@@ -23,6 +23,8 @@ from tasks.job import Job, Signature
 
 Report = dict[str, Any]
 
+KNOCK_SECONDS = 10.0
+
 
 class ClusterError(RuntimeError):
     """Ray cannot be reached or lacks what was asked; the message says what to do."""
@@ -50,6 +52,12 @@ def _failure(stage: str, error: Exception) -> StageFailure:
     return StageFailure(stage, type(error).__name__, message, traceback.format_exc(), fatal)
 
 
+def _hide_foreign_gpus() -> None:
+    """Ray no longer hides the GPUs of a machine from actors that asked for none."""
+    if not ray.get_gpu_ids():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 class SamplerActor:
     """Samples and decodes; keeps one model warm and switches when a row's signature differs.
 
@@ -60,6 +68,7 @@ class SamplerActor:
 
     def __init__(self, root: str, threads: int) -> None:
         os.environ.update(stages.QUIET)
+        _hide_foreign_gpus()
         import torch
 
         import_module("zs2.sampler")  # takes seconds: now, not when the first row comes
@@ -111,6 +120,7 @@ class TemporalActor:
     """Temporal super-resolution."""
 
     def __init__(self) -> None:
+        _hide_foreign_gpus()
         import_module("tasks.temporal_sr")
 
     @ray.method(num_returns=2)
@@ -123,6 +133,7 @@ class SpatialActor:
     """Spatial super-resolution."""
 
     def __init__(self) -> None:
+        _hide_foreign_gpus()
         import_module("tasks.spatial_sr")
 
     @ray.method(num_returns=2)
@@ -135,8 +146,8 @@ class AssembleActor:
     """Encodes, verifies and publishes the finished file."""
 
     def __init__(self, root: str) -> None:
+        _hide_foreign_gpus()
         import_module("tasks.assemble")
-
         self.folder = RunFolder(root)
 
     @ray.method(num_returns=2)
@@ -182,10 +193,7 @@ class Placement:
 
     def spawners(self, root: str) -> dict[str, Callable[[], Any]]:
         """For each stage a function that starts one actor."""
-        hidden = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}} if self.sampler_gpus else {}
-        post: dict[str, Any] = {"num_cpus": self.post_cpus, "num_gpus": 0, "max_restarts": 0}
-        if hidden:  # Ray does not hide GPUs from actors that asked for none
-            post["runtime_env"] = hidden
+        post = {"num_cpus": self.post_cpus, "num_gpus": 0, "max_restarts": 0}
         sampler = {
             "num_cpus": self.sampler_cpus,
             "num_gpus": self.sampler_gpus,
@@ -221,6 +229,10 @@ def place(
     """
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     on_gpu = gpus > 0 and gpus_per_sampler > 0
+    if gpus_per_sampler > 1 and gpus_per_sampler % 1:
+        raise ClusterError(
+            f"expected a part of one GPU or whole GPUs a sampler, found {gpus_per_sampler:g}"
+        )
     post_cpus = 0.25
     per_sampler = 1.0 if on_gpu else float(threads)
     spare = cpus - 3 * post_cpus
@@ -255,8 +267,9 @@ def connect(address: str | None = None, local_gpus: int | None = None) -> dict[s
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is not None:
         try:
+            _knock(address)
             ray.init(address=address, **common)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise ClusterError(
                 f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`, "
                 "or leave out --ray-address and RAY_ADDRESS to render on this machine"
@@ -273,3 +286,20 @@ def connect(address: str | None = None, local_gpus: int | None = None) -> dict[s
             **common,
         )
     return dict[str, float](ray.cluster_resources())
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nobody listens: Ray itself tries for minutes.
+
+    Raises:
+        OSError: no connection to host:port. Other forms of address (`auto`) are left to Ray.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
+
+
+def disconnect() -> None:
+    """Leave the cluster; a local one that `connect` started ends."""
+    if ray.is_initialized():
+        ray.shutdown()

@@ -18,9 +18,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayError, RayTaskError
 
 from tasks.actors import StageFailure
+from tasks.crew import CALL_DEADLINE
 from tasks.job import Ending, Job
 
 log = logging.getLogger("zs2.pool")
@@ -30,7 +31,7 @@ MAX_ROW_CRASHES = 3
 # Actors that die without any row done between: the actors cannot work here, not the rows. Strictly
 # above the row's cap, or one poison row could end a run.
 MAX_POOL_CRASHES = 20
-CALL_DEADLINE = 3600.0  # seconds
+START_DEADLINE = 900.0  # seconds for an actor to come up: its node may have to be found and filled
 assert MAX_ROW_CRASHES < MAX_POOL_CRASHES
 
 
@@ -78,6 +79,9 @@ class _Source:
 @dataclass(eq=False)
 class _Worker:
     actor: Any
+    born: Any  # object reference: there once the actor's constructor is done
+    started_at: float
+    ready: bool = False  # it came up; until then it is given no row, which could not be to blame
     calls: deque[_Call] = field(default_factory=deque[_Call])
     alone: bool = False  # a row that already killed an actor is in: nobody beside it
     signature: Any = None
@@ -100,7 +104,11 @@ class ActorPool:
         self.spawn = spawn
         self.deadline = deadline
         self.crashes_in_a_row = 0
-        self.workers = [_Worker(spawn()) for _ in range(size)]
+        self.workers = [_Worker(*self._start()) for _ in range(size)]
+
+    def _start(self) -> tuple[Any, Any, float]:
+        actor = self.spawn()
+        return actor, actor.__ray_ready__.remote(), time.monotonic()
 
     def find(self, flight: _Flight) -> _Worker | None:
         """The worker that should take this row: free, least loaded, its model already warm."""
@@ -108,7 +116,7 @@ class ActorPool:
         free = [
             worker
             for worker in self.workers
-            if not worker.alone and len(worker.calls) < (1 if suspect else SLOTS)
+            if worker.ready and not worker.alone and len(worker.calls) < (1 if suspect else SLOTS)
         ]
         if not free:
             return None
@@ -116,7 +124,7 @@ class ActorPool:
         return min(free, key=lambda w: (len(w.calls), w.signature not in (None, wanted)))
 
     def has_slot(self) -> bool:
-        return any(not w.alone and len(w.calls) < SLOTS for w in self.workers)
+        return any(w.ready and not w.alone and len(w.calls) < SLOTS for w in self.workers)
 
     def submit(self, worker: _Worker, flight: _Flight) -> None:
         report, frames = worker.actor.run.remote(flight.job, flight.frames)
@@ -137,8 +145,8 @@ class ActorPool:
         ray.kill(worker.actor)
         lost = list(worker.calls)
         worker.calls.clear()
-        worker.alone, worker.signature = False, None
-        worker.actor = self.spawn()
+        worker.ready, worker.alone, worker.signature = False, False, None
+        worker.actor, worker.born, worker.started_at = self._start()
         return lost
 
     def kill(self) -> None:
@@ -195,6 +203,8 @@ class Pipeline:
         with self._wake:
             if self._error is not None:
                 raise self._error
+            if self._closing:
+                raise Interrupted("the run was stopped")
             self._sources.append(source)
             self._wake.notify_all()
         source.finished.wait()
@@ -240,15 +250,25 @@ class Pipeline:
             for worker in stage.pool.workers
             for call in worker.calls
         }
-        if not calls:
+        births = {
+            worker.born: (stage, worker)
+            for stage in self.stages
+            for worker in stage.pool.workers
+            if not worker.ready
+        }
+        awaited = [*births, *calls]
+        if not awaited:
             with self._wake:
                 if not self._closing and not self._has_work():
                     self._wake.wait(timeout=1.0)
             return
-        ready, _ = ray.wait(list(calls), num_returns=1, timeout=0.25)
+        ready, _ = ray.wait(awaited, num_returns=1, timeout=0.25)
         if ready:  # and all others that have ended meanwhile
-            ready, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0)
+            ready, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
         for reference in ready:
+            if reference in births:
+                self._greet(*births[reference])
+                continue
             stage, worker, call = calls[reference]
             if call in worker.calls:  # not yet dealt with as a fellow of a crash
                 self._end_call(stage, worker, call)
@@ -308,35 +328,45 @@ class Pipeline:
                 self._sources.remove(source)
             source.finished.set()
 
+    def _greet(self, stage: Stage, worker: _Worker) -> None:
+        try:
+            ray.get(worker.born)
+        except RayError as error:
+            self._lose_actor(stage, worker, _reason(error), blame=False)
+        else:
+            worker.ready = True
+
     def _end_call(self, stage: Stage, worker: _Worker, call: _Call) -> None:
         flight = call.flight
         try:
             report = ray.get(call.report, timeout=10)
-        except RayTaskError as error:  # the actor lives; the row's arguments could not be used
-            stage.pool.take(worker, call)
-            self._fail(flight, stage.pool.name, type(error.cause).__name__, str(error.cause))
-            return
-        except RayActorError as error:
-            self._lose_actor(
-                stage, worker, f"its actor died: {_first_line(error)}", worker.calls[0]
-            )
-            return
-        except (RayError, GetTimeoutError) as error:  # frames lost with their node
-            stage.pool.take(worker, call)
-            flight.stage, flight.frames = 0, None
-            self._lose_row(flight, stage, f"its frames were lost: {_first_line(error)}")
+        except RayError as error:
+            self._end_broken_call(stage, worker, call, error)
             return
         stage.pool.take(worker, call)
         stage.pool.crashes_in_a_row = 0
         if isinstance(report, StageFailure):
             log.info("row %s failed\n%s", flight.job.row.id, report.details)
             if report.fatal:
-                self._lose_actor(stage, worker, report.message, culprit=None)
+                self._lose_actor(stage, worker, report.message, blame=False)
             self._fail(flight, report.stage, report.error_type, report.message)
             return
         flight.report |= report
         flight.frames = call.frames
         self._advance(flight)
+
+    def _end_broken_call(self, stage: Stage, worker: _Worker, call: _Call, error: RayError) -> None:
+        flight = call.flight
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, ObjectLostError | GetTimeoutError):  # with the node that held them
+            stage.pool.take(worker, call)
+            flight.stage, flight.frames = 0, None
+            self._lose_row(flight, stage, f"its frames were lost: {_reason(cause)}")
+        elif isinstance(error, RayTaskError):  # the actor lives; the row could not be handed over
+            stage.pool.take(worker, call)
+            self._fail(flight, stage.pool.name, type(cause).__name__, str(cause))
+        else:
+            self._lose_actor(stage, worker, f"its actor died: {_reason(error)}")
 
     def _advance(self, flight: _Flight) -> None:
         flight.stage += 1
@@ -349,11 +379,12 @@ class Pipeline:
         self._end(flight, error_type="note" if note else None, error_message=note)
 
     def _lose_actor(
-        self, stage: Stage, worker: _Worker, reason: str, culprit: _Call | None
+        self, stage: Stage, worker: _Worker, reason: str, *, blame: bool = True
     ) -> None:
         """Replace an actor. The row at work carries the blame, the one that waited does not."""
         pool = stage.pool
         pool.crashes_in_a_row += 1
+        culprit = worker.calls[0] if blame else None
         lost = pool.replace(worker)
         if pool.crashes_in_a_row >= MAX_POOL_CRASHES:
             raise PoolError(
@@ -404,12 +435,22 @@ class Pipeline:
     def _enforce_deadlines(self) -> None:
         now = time.monotonic()
         for stage in self.stages:
-            for worker in stage.pool.workers:
+            pool = stage.pool
+            for worker in pool.workers:
                 head = worker.calls[0] if worker.calls else None
-                if head and head.head_since and now - head.head_since > stage.pool.deadline:
-                    reason = f"it ran past its deadline of {stage.pool.deadline:g} s"
-                    self._lose_actor(stage, worker, reason, head)
+                if head and head.head_since and now - head.head_since > pool.deadline:
+                    reason = f"it ran past its deadline of {pool.deadline:g} s"
+                    self._lose_actor(stage, worker, reason)
+                elif not worker.ready and now - worker.started_at > START_DEADLINE:
+                    raise PoolError(
+                        f"no {pool.name} actor came up within {START_DEADLINE:g} s; "
+                        "does the cluster still have room? `ray status` tells"
+                    )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _reason(error: BaseException) -> str:
+    """An error in one line; of one that Ray passes on with its traceback, the last, which says it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return lines[-1] if getattr(error, "actor_init_failed", False) else lines[0]

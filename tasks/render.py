@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,25 +17,13 @@ from manifests.read import Manifest
 from manifests.result import ResultRow
 from manifests.storage import RunFolder
 from manifests.validate import Problem, format_problems
-from tasks import actors
+from tasks.crew import Cluster, Crew
 from tasks.job import Ending, Engine, result_row
 from tasks.plan import SHARD_ROWS, Catalogue, Plan, Shard, jobs_of, make_plan
-from tasks.pool import CALL_DEADLINE, ActorPool, Pipeline, Stage
+from tasks.pool import Pipeline
 from tasks.publish import Tally, publish
 
 Observer = Callable[[ResultRow], None]
-
-
-@dataclass
-class Cluster:
-    """Where a run computes; see `tasks.actors.connect` and `place`."""
-
-    address: str | None = None
-    local_gpus: int | None = None
-    samplers: int | None = None
-    threads: int = 1
-    gpus_per_sampler: float = 1.0
-    deadline: float = CALL_DEADLINE
 
 
 class InvalidManifestError(ValueError):
@@ -55,6 +42,7 @@ class RenderRun:
     Args:
         defaults: run defaults of manifest columns (`--set`).
         observer: told of every row that ends, for progress; called in the pipeline's thread.
+        crew: one that was begun already; else the first shard begins it.
     """
 
     def __init__(
@@ -71,6 +59,7 @@ class RenderRun:
         keep_latents: bool = False,
         shard_rows: int = SHARD_ROWS,
         observer: Observer | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self.run_id = run_id
         self.manifest = manifest
@@ -85,8 +74,7 @@ class RenderRun:
         self.observer = observer
         self.tally = Tally()
         self.journal = Journal(folder.results, run_id)
-        self.placement: actors.Placement | None = None
-        self._pipeline: Pipeline | None = None
+        self._crew = crew
         self._opening = threading.Lock()
         self._interrupted = threading.Event()
         self._started = 0.0
@@ -96,51 +84,32 @@ class RenderRun:
 
     def __exit__(self, *_: object) -> None:
         try:
-            if self._pipeline is not None:
-                self._pipeline.close()
+            if self._crew is not None:
+                self._crew.close()
         finally:
             self.journal.close()
 
     def pipeline(self, rows: int) -> Pipeline:
-        """The actors, started when the first shard asks."""
-        with self._opening:
-            if self._pipeline is None:
-                self._pipeline = self._open(rows)
-                self._started = time.monotonic()
-                if self._interrupted.is_set():
-                    self._pipeline.drain()
-            return self._pipeline
+        """The actors' pipeline; the run's clock starts when it is open.
 
-    def _open(self, rows: int) -> Pipeline:
-        cluster = self.cluster
-        resources = actors.connect(cluster.address, cluster.local_gpus)
-        self.placement = placement = actors.place(
-            resources,
-            rows,
-            samplers=cluster.samplers,
-            threads=cluster.threads,
-            gpus_per_sampler=cluster.gpus_per_sampler,
-        )
-        spawners = placement.spawners(str(self.folder.root.absolute()))
-        sizes = {"sample": placement.samplers}
-        pools = {
-            name: ActorPool(name, spawn, sizes.get(name, placement.post_actors), cluster.deadline)
-            for name, spawn in spawners.items()
-        }
-        return Pipeline(
-            [
-                Stage(pools["sample"]),
-                Stage(pools["temporal"], lambda job: job.row.temporal_scale > 1),
-                Stage(pools["spatial"], lambda job: job.row.spatial_scale > 1),
-                Stage(pools["assemble"]),
-            ]
-        )
+        Raises:
+            ClusterError: no cluster, or no room in it.
+        """
+        with self._opening:
+            if self._crew is None:
+                self._crew = Crew(self.cluster, self.folder.root, rows)
+            pipeline = self._crew.pipeline()
+            self._started = self._started or time.monotonic()
+        if self.is_interrupted:
+            pipeline.drain()
+        return pipeline
 
     def interrupt(self) -> None:
         """Finish what is in flight and take no further rows. Safe in a signal handler's thread."""
         self._interrupted.set()
-        if self._pipeline is not None:
-            threading.Thread(target=self._pipeline.drain, daemon=True).start()
+        if self._crew is not None:
+            # In a thread of its own: a signal handler must not wait for a lock.
+            threading.Thread(target=lambda crew: crew.pipeline().drain(), args=[self._crew]).start()
 
     @property
     def is_interrupted(self) -> bool:
@@ -159,8 +128,9 @@ class RenderRun:
 
     def _clock(self) -> None:
         self.tally.wall_seconds = time.monotonic() - self._started
-        if self.placement is not None:
-            self.tally.device_seconds = self.tally.wall_seconds * self.placement.samplers
+        if self._crew is not None:
+            samplers = self._crew.placement().samplers
+            self.tally.device_seconds = self.tally.wall_seconds * samplers
 
     def end_invalid(self, row_id: str, problems: list[Problem]) -> None:
         """A row that validation refused goes to the ledger as `invalid`."""

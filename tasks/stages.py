@@ -127,13 +127,15 @@ def _write_latents(path: Path, latents: torch.Tensor, kl: list[float]) -> None:
 
 
 def _read_latents(path: Path) -> Sampled | None:
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             return Sampled(file.get_tensor("latents"), json.loads(metadata["kl"]), reused=True)
     except FileNotFoundError:
+        return None
+    except (SafetensorError, KeyError, ValueError):  # not what was written there: sample again
         return None
 
 
@@ -171,7 +173,7 @@ def assemble_video(job: Job, frames: Frames, path: Path) -> dict[str, Any]:
         path,
         fps=row.fps * row.temporal_scale,
         codec=row.codec,
-        quality=18 if row.quality is None else row.quality,
+        quality=row.quality,
         title=" | ".join(row.prompt),
         comment=json.dumps(
             {"zs2": job.digest, "id": row.id, "seed": row.seed, **json.loads(parameters(job))}

@@ -12,11 +12,14 @@ from pydantic import ValidationError
 
 from flows.console import Progress, duration, say
 from flows.errors import UsageError
-from flows.settings import RenderSettings
+from flows.settings import RenderSettings, default_out
+from manifests.ledger import known
 from manifests.read import open_manifest
-from manifests.row import parse_defaults
+from manifests.row import check_defaults, parse_defaults
 from manifests.run_file import read_json
 from manifests.storage import RunFolder
+from manifests.validate import format_problems
+from tasks.crew import Crew
 from tasks.job import Engine
 from tasks.plan import Catalogue, make_plan
 
@@ -52,21 +55,22 @@ def run(
     manifest: str, out: str | None, settings: RenderSettings, *, quiet: bool, as_json: bool
 ) -> int:
     """Render, and return the exit code: 0 all ok, 3 some failed, 130 interrupted."""
-    _check_quickly(manifest, settings)
+    folder = RunFolder(out or default_out(manifest))
+    rows = _rows_to_render(manifest, folder, settings)
+    folder.create()
     started = time.monotonic()
+    # Ray starts in the background while Prefect does in the foreground.
+    crew = Crew(settings.cluster(), folder.root, rows) if rows else None
     with Progress(quiet) as progress:
-        summary = _run_flow(manifest, out, settings, progress)
+        summary = _run_flow(manifest, folder, settings, progress, crew)
     if as_json:
         print(json.dumps(summary, ensure_ascii=False))
-    from flows.render_manifest import default_out
-
-    folder = out or default_out(manifest)
-    if not quiet and not as_json:
+    elif not quiet:
         say(_closing_lines(summary, folder, time.monotonic() - started))
     if summary["state"] == "interrupted":
         return 130
-    rows = summary["rows"]
-    return 3 if rows["failed"] or rows["invalid"] else 0
+    counts = summary["rows"]
+    return 3 if counts["failed"] or counts["invalid"] else 0
 
 
 def run_again(out: Path, *, quiet: bool, as_json: bool) -> int:
@@ -82,56 +86,57 @@ def run_again(out: Path, *, quiet: bool, as_json: bool) -> int:
     return run(content["manifest"], str(out), settings, quiet=quiet, as_json=as_json)
 
 
-def _check_quickly(manifest: str, settings: RenderSettings) -> None:
+def _rows_to_render(manifest: str, folder: RunFolder, settings: RenderSettings) -> int:
+    """How many rows are left to render, from a quick look before anything heavy is started.
+
+    Raises:
+        UsageError: bad rows. Not for large manifests: planning them is the flow's first task.
+    """
     source = open_manifest(manifest)
-    if source.num_rows > QUICK_CHECK_ROWS or settings.on_invalid == "skip":
-        return
+    defaults = check_defaults(settings.defaults)
+    if source.num_rows > QUICK_CHECK_ROWS:
+        return source.num_rows
     made = make_plan(
         source,
         Catalogue(settings.allow_models),
-        defaults=parse_defaults_of(settings),
+        defaults=defaults,
         engine=Engine(settings.dtype, settings.safety_checker),
+        known=known(folder.root),
+        folder=folder,
+        only_failed=settings.only_failed,
     )
-    if made.invalid_rows:
-        from manifests.validate import format_problems
-
+    if made.invalid_rows and settings.on_invalid == "fail":
         raise UsageError(
             f"{manifest}: {format_problems(made.problems)}\n"
             "nothing was rendered; mend the rows, or render the others with --on-invalid=skip"
         )
-
-
-def parse_defaults_of(settings: RenderSettings) -> Mapping[str, Any]:
-    """The run's column defaults, parsed."""
-    from manifests.row import check_defaults
-
-    return check_defaults(settings.defaults)
+    return made.work.rows
 
 
 def _run_flow(
-    manifest: str, out: str | None, settings: RenderSettings, progress: Progress
+    manifest: str,
+    folder: RunFolder,
+    settings: RenderSettings,
+    progress: Progress,
+    crew: Crew | None,
 ) -> dict[str, Any]:
     from flows.embedded import embedded_prefect
 
-    with embedded_prefect():
-        from flows.render_manifest import Watcher, render_manifest, watcher
+    try:
+        with embedded_prefect():
+            from flows.render_manifest import Caller, caller, render_manifest
 
-        token = watcher.set(Watcher(progress.on_plan, progress.on_row))
-        try:
-            return render_manifest(manifest, out, settings)
-        finally:
-            watcher.reset(token)
-            _stop_ray()
-
-
-def _stop_ray() -> None:
-    import ray
-
-    if ray.is_initialized():
-        ray.shutdown()
+            token = caller.set(Caller(progress.on_plan, progress.on_row, crew))
+            try:
+                return render_manifest(manifest, str(folder.root), settings)
+            finally:
+                caller.reset(token)
+    finally:
+        if crew is not None:
+            crew.close()
 
 
-def _closing_lines(summary: Mapping[str, Any], folder: str, seconds: float) -> str:
+def _closing_lines(summary: Mapping[str, Any], folder: RunFolder, seconds: float) -> str:
     rows, rendered = summary["rows"], summary["rendered"]
     total = sum(rows.values())
     if not any(rendered.values()):
@@ -144,10 +149,10 @@ def _closing_lines(summary: Mapping[str, Any], folder: str, seconds: float) -> s
         ]
     if rows["failed"] or rows["invalid"]:
         lines.append(
-            f"{rows['failed']} failed, {rows['invalid']} invalid: `zs2 status {folder}` says why"
-            + (f", `zs2 retry {folder}` tries again" if rows["failed"] else "")
+            f"{rows['failed']} failed, {rows['invalid']} invalid: `zs2 status {folder.root}` says why"
+            + (f", `zs2 retry {folder.root}` tries again" if rows["failed"] else "")
         )
     if summary["state"] == "interrupted":
         lines.append("interrupted; the same command goes on where it stopped")
-    lines.append(f"look at {Path(folder, 'index.html')}")
+    lines.append(f"look at {folder.gallery_file}")
     return "\n".join(lines)

@@ -1,0 +1,110 @@
+"""The crew of a run: the cluster joined, the actors placed, the pipeline open; begun in the background.
+
+Ray and the actors' imports take seconds; a caller starts them while it plans.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Thread
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tasks.actors import Placement
+    from tasks.pool import Pipeline
+
+CALL_DEADLINE = 3600.0  # seconds
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where a run computes; see `tasks.actors.connect` and `place`."""
+
+    address: str | None = None
+    local_gpus: int | None = None
+    samplers: int | None = None
+    threads: int = 1
+    gpus_per_sampler: float = 1.0
+    deadline: float = CALL_DEADLINE
+
+
+class Crew:
+    """Starts at once, in a thread of its own.
+
+    Args:
+        root: the run folder; the actors write there.
+        rows: to render; there are never more samplers.
+    """
+
+    def __init__(self, cluster: Cluster, root: Path, rows: int) -> None:
+        self._cluster = cluster
+        self._root = root.absolute()
+        self._rows = rows
+        self._opened: Future[tuple[Pipeline, Placement]] = Future()
+        self._closing = Event()
+        self._thread = Thread(target=self._live, name="zs2-crew", daemon=True)
+        self._thread.start()
+
+    def pipeline(self) -> Pipeline:
+        """The pipeline, when it is open.
+
+        Raises:
+            ClusterError: no cluster, or no room in it.
+        """
+        return self._opened.result()[0]
+
+    def placement(self) -> Placement:
+        """How the actors were placed; waits as `pipeline` does."""
+        return self._opened.result()[1]
+
+    def close(self) -> None:
+        """Kill the actors and leave the cluster; a local one ends with that."""
+        self._closing.set()
+        self._thread.join()
+
+    def _live(self) -> None:
+        from tasks.actors import disconnect
+
+        try:
+            opened = self._start()
+        except Exception as error:  # raised where the pipeline is asked for
+            self._opened.set_exception(error)
+            disconnect()
+            return
+        self._opened.set_result(opened)
+        # The thread that starts a local cluster has to outlive it: the kernel ends Ray's processes
+        # with the thread that is their parent.
+        self._closing.wait()
+        opened[0].close()
+        disconnect()
+
+    def _start(self) -> tuple[Pipeline, Placement]:
+        from tasks import actors
+        from tasks.pool import ActorPool, Pipeline, Stage
+
+        cluster = self._cluster
+        resources = actors.connect(cluster.address, cluster.local_gpus)
+        placement = actors.place(
+            resources,
+            self._rows,
+            samplers=cluster.samplers,
+            threads=cluster.threads,
+            gpus_per_sampler=cluster.gpus_per_sampler,
+        )
+        spawners = placement.spawners(str(self._root))
+        sizes = {"sample": placement.samplers}
+        pools = {
+            name: ActorPool(name, spawn, sizes.get(name, placement.post_actors), cluster.deadline)
+            for name, spawn in spawners.items()
+        }
+        pipeline = Pipeline(
+            [
+                Stage(pools["sample"]),
+                Stage(pools["temporal"], lambda job: job.row.temporal_scale > 1),
+                Stage(pools["spatial"], lambda job: job.row.spatial_scale > 1),
+                Stage(pools["assemble"]),
+            ]
+        )
+        return pipeline, placement
