@@ -105,7 +105,7 @@ def resolve(
         height=row.height or model.height,
         width=row.width or model.width,
         num_inference_steps=row.num_inference_steps or defaults.num_inference_steps,
-        guidance_scale=(
+        guidance_scale=float(  # a model's own may be written as a whole number
             defaults.guidance_scale if row.guidance_scale is None else row.guidance_scale
         ),
     )

@@ -1,0 +1,234 @@
+import json
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from manifests.result import ResultRow
+from manifests.row import ManifestRow, parse_row
+from tasks.job import POST_COLUMNS, Ending, Engine, Job, parameters, resolve, result_row
+from zs2.models import ModelDefaults, ModelInfo
+
+BASE = {"id": "a", "prompt": "a star", "seed": 1, "num_frames": 16, "segment_frames": 8}
+
+# For every column that is built: another value than its default, with what else it needs.
+SAMPLED: dict[str, dict[str, Any]] = {
+    "prompt": {"prompt": ["a star", "a moon"]},
+    "negative_prompt": {"negative_prompt": "blurred"},
+    "seed": {"seed": 2},
+    "num_frames": {"num_frames": 15},
+    "segment_frames": {"segment_frames": 4},
+    "chain": {"chain": "anchor"},
+    "height": {"height": 64},
+    "width": {"width": 64},
+    "num_inference_steps": {"num_inference_steps": 5},
+    "guidance_scale": {"guidance_scale": 4},
+    "scheduler": {"scheduler": "euler"},
+    "noise": {"noise": "iid"},
+    "alpha": {"noise": "mixed", "alpha": 0.5},
+    "kl_target": {"kl_target": [0.02] * 15},
+    "solver": {"solver": "exact"},
+    "noise_candidates": {"noise_candidates": 2},
+    "momentum": {"momentum": 0.5},
+}
+POST: dict[str, dict[str, Any]] = {
+    "fps": {"fps": 12},
+    "temporal_scale": {"temporal_scale": 2},
+    "spatial_scale": {"spatial_scale": 2},
+    "codec": {"codec": "ffv1"},
+    "quality": {"quality": 20},
+}
+# Columns with one value so far, or that tell rows apart without changing what is rendered.
+NEITHER = {"id", "meta", "model", "speed", "long_prompt", "best_of", "temporal_sr", "spatial_sr"}
+
+
+@pytest.fixture
+def job_of(info: ModelInfo):
+    def make(changes: dict[str, Any] | None = None, engine: Engine | None = None) -> Job:
+        row = parse_row({**BASE, **(changes or {})})
+        return resolve(row, 0, info, "0" * 32, engine or Engine())
+
+    return make
+
+
+@pytest.mark.parametrize("column", SAMPLED)
+def test_what_the_latents_depend_on_changes_both_digests(job_of, column: str):
+    """Every sampling column is in the sample digest, and with it in the digest."""
+    job, changed = job_of(), job_of(SAMPLED[column])
+    assert changed.sample_digest != job.sample_digest
+    assert changed.digest != job.digest
+
+
+@pytest.mark.parametrize("column", POST)
+def test_post_processing_changes_the_digest_alone(job_of, column: str):
+    """A changed post-processing column finds the latents of the unchanged row."""
+    job, changed = job_of(), job_of(POST[column])
+    assert changed.sample_digest == job.sample_digest
+    assert changed.digest != job.digest
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"id": "b"}, {"meta_x": 1}, {"codec": None, "kl_target": None}, {"lora": [], "best_of": 1}],
+    ids=["id", "meta", "nulls", "harmless values of columns not built yet"],
+)
+def test_what_changes_no_digest(job_of, changes: dict[str, Any]):
+    """Names, the user's own columns and unset columns do not make a clip another clip."""
+    job, changed = job_of(), job_of(changes)
+    assert (changed.sample_digest, changed.digest) == (job.sample_digest, job.digest)
+
+
+def test_every_column_is_accounted_for(job_of):
+    """A column that is added to the manifest is added to one of this file's tables, so that nobody
+    forgets to say what it decides; columns not built yet are unset and in no digest."""
+    unset = {f.name for f in fields(ManifestRow) if getattr(job_of().row, f.name) in (None, ())}
+    told = {*SAMPLED, *POST, *NEITHER}
+    assert {f.name for f in fields(ManifestRow)} - told <= unset
+    assert {*POST, "temporal_sr", "spatial_sr"} == set(POST_COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("engine", "same_latents"),
+    [(Engine("bfloat16"), False), (Engine(safety_checker=False), True)],
+    ids=["dtype", "safety checker"],
+)
+def test_the_engine_is_in_the_digest(job_of, engine: Engine, same_latents: bool):
+    """The declared dtype decides the latents; the safety checker only what is shown of them."""
+    job, changed = job_of(), job_of(engine=engine)
+    assert changed.digest != job.digest
+    assert (changed.sample_digest == job.sample_digest) is same_latents
+
+
+def test_the_weights_are_in_the_digest(info: ModelInfo):
+    """Other weights under the same name are another clip; the same weights under another name or in
+    another folder are not."""
+    row = parse_row(BASE)
+    job = resolve(row, 0, info, "0" * 32, Engine())
+    assert resolve(row, 0, info, "1" * 32, Engine()).sample_digest != job.sample_digest
+    elsewhere = replace(info, name="other", location="/elsewhere")
+    renamed = resolve(replace(row, model="other"), 0, elsewhere, "0" * 32, Engine())
+    assert renamed.digest == job.digest
+
+
+SPELLED_OUT = {
+    "model": "zs2-mini",
+    "negative_prompt": "",
+    "chain": "exact",
+    "height": 32,
+    "width": 32,
+    "num_inference_steps": 4,
+    "guidance_scale": 3,
+    "scheduler": "ddim",
+    "noise": "dependency",
+    "kl_target": 0.01,
+    "solver": "expected",
+    "noise_candidates": 1,
+    "momentum": 0.98,
+    "fps": 8,
+    "temporal_scale": 1,
+    "spatial_scale": 1,
+    "codec": "h264",
+    "quality": 18,
+}
+
+
+@pytest.mark.parametrize("column", SPELLED_OUT)
+def test_a_default_spelled_out_is_the_default(job_of, column: str):
+    """Absent, and the default's value written out: one digest. So is 3 for 3.0."""
+    assert job_of({column: SPELLED_OUT[column]}).digest == job_of().digest
+
+
+def test_other_spellings_of_the_same_value(job_of):
+    """A list of one is a scalar, a whole-number double an integer."""
+    other = {"prompt": ["a star"], "seed": 1.0, "kl_target": [0.01], "momentum": [0.98]}
+    assert job_of(other).digest == job_of().digest
+
+
+def test_a_models_own_defaults_may_be_whole_numbers(info: ModelInfo):
+    """zs2.json may say 3 where a row says 3.0: the same clip."""
+    defaults = ModelDefaults(num_inference_steps=4)
+    object.__setattr__(defaults, "guidance_scale", 3)  # as json reads it; tests check types
+    whole = replace(info, defaults=defaults)
+    row = parse_row(BASE)
+    jobs = [resolve(row, 0, model, "0" * 32, Engine()) for model in (info, whole)]
+    assert jobs[0].digest == jobs[1].digest
+
+
+@pytest.mark.parametrize("method", ["temporal_sr", "spatial_sr"])
+def test_an_unused_method_is_in_no_digest(info: ModelInfo, method: str):
+    """Which method would have been used at scale 1 decides nothing; at scale 2 it does."""
+
+    def digest(scale: int, name: str) -> str:
+        row = parse_row({**BASE, method.replace("_sr", "_scale"): scale})
+        return resolve(replace(row, **{method: name}), 0, info, "0" * 32, Engine()).digest
+
+    assert digest(1, "x") == digest(1, "y")
+    assert digest(2, "x") != digest(2, "y")
+
+
+def test_work_of_a_job(job_of):
+    """Segments, steps, guidance and padding as the sampler runs them."""
+    job = job_of({"num_frames": 20, "num_inference_steps": 10, "temporal_scale": 2})
+    assert job.unet_calls == 3 * 10
+    assert job.unet_pictures == 3 * 10 * 8 * 2  # guidance is two pictures a frame
+    assert job.output_frames == 39
+    unguided = job_of({"num_frames": 20, "num_inference_steps": 10, "guidance_scale": 1})
+    assert unguided.unet_pictures == 3 * 10 * 8
+    assert job_of({"scheduler": "pndm", "num_inference_steps": 10}).unet_calls == 2 * 11
+
+
+REPORT = {
+    "kl_achieved": [0.01, 0.02],
+    "seconds_sample": 1.0,
+    "seconds_temporal": 2.0,
+    "seconds_spatial": 3.0,
+    "seconds_assemble": 4.0,
+    "device": "cpu",
+    "node": "here",
+    "file_name": "videos/ab/a.mp4",
+    "sha256": "f" * 64,
+    "bytes": 10,
+    "num_frames": 16,
+    "height": 32,
+    "width": 32,
+    "fps": 8.0,
+    "unet_calls": 8,
+}
+
+
+def test_result_of_a_job_that_went_well(job_of):
+    """Each column of the ledger comes from the row, the job, the ending or the stages' report; none
+    is forgotten."""
+    job = job_of({"prompt": ["a star", "a moon"], "meta_x": 1})
+    begun, ended = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+    row = result_row(Ending(job, "ok", begun, ended, attempts=2, report=REPORT))
+    told = {name: value for name, value in REPORT.items() if name != "unet_calls"}
+    assert {name: getattr(row, name) for name in told} == {**told, "kl_achieved": (0.01, 0.02)}
+    assert (row.id, row.digest, row.status, row.attempts) == ("a", job.digest, "ok", 2)
+    assert (row.prompt, row.seed, row.model) == ("a star\na moon", 1, "zs2-mini")
+    assert (row.model_revision, row.meta) == ("0" * 32, {"meta_x": 1})
+    assert (row.started_at, row.finished_at) == (begun, ended)
+    empty = [f.name for f in fields(ResultRow) if getattr(row, f.name) is None]
+    assert empty == ["stage", "error_type", "error_message"]
+
+
+def test_result_of_a_job_that_failed(job_of):
+    """The stage and the reason; of the video nothing."""
+    now = datetime.now(UTC)
+    ending = Ending(job_of(), "failed", now, now, stage="decode", error_type="E", error_message="m")
+    row = result_row(ending)
+    assert (row.status, row.stage, row.error_type, row.error_message) == (
+        *("failed", "decode", "E", "m"),
+    )
+    assert row.file_name is None and row.sha256 is None and row.kl_achieved is None
+
+
+def test_parameters_render_the_clip_again(info: ModelInfo, job_of):
+    """A row made of the ledger's params, prompt and seed has the job's digest; the engine's settings
+    stand beside the columns."""
+    job = job_of({"kl_target": [0.02] * 15, "temporal_scale": 2, "noise": "mixed", "alpha": 0.5})
+    params = json.loads(parameters(job))
+    engine = Engine(params.pop("dtype"), params.pop("safety_checker"))
+    again = parse_row({"id": "other", "prompt": "a star", "seed": 1, **params})
+    assert resolve(again, 0, info, "0" * 32, engine).digest == job.digest
