@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,7 @@ def describe(model: str) -> ModelInfo:
     if model in bundled_models():
         return _describe_folder(model, BUNDLED / model)
     path = Path(model).expanduser()
-    if path.is_dir():
+    if model and path.is_dir():
         return _describe_folder(model, path)
     if model.endswith(".safetensors"):
         raise ModelError(
@@ -163,7 +163,17 @@ def _check_weights(name: str, folder: Path) -> None:
 
 
 def _own_defaults(name: str, path: Path) -> ModelDefaults:
-    return ModelDefaults(**_read_json(name, path)) if path.is_file() else ModelDefaults()
+    if not path.is_file():
+        return ModelDefaults()
+    values = _read_json(name, path)
+    known = [f.name for f in fields(ModelDefaults)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ModelError(
+            f"model {name!r}: expected {', '.join(known)} in {path}, found {', '.join(unknown)}; "
+            "remove it"
+        )
+    return ModelDefaults(**values)
 
 
 def _read_json(name: str, path: Path) -> dict[str, Any]:
