@@ -3,7 +3,7 @@
 K̈^{1:1} = K^1, K̈^{1:i} = μ_i·K̈^{1:i−1} + (1−μ_i)·K^i, and likewise V̈; queries stay per frame. μ = 0 is
 plain self-attention, μ = 1 is cross-frame attention to frame 1. Keys and values are linear in the
 hidden state and the weights sum to 1, so the *hidden states* are averaged once and projected after:
-half the work and half the state, and biases, LoRA and fused projections stay right.
+half the work and half the state, and biases and LoRA stay right.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class MomentumAttnProcessor:
     """Self-attention whose keys and values come from the averaged hidden states.
 
     It hands the average to the processor it stands for, as that processor's `encoder_hidden_states`:
-    whatever computes attention (SDPA, xFormers, LoRA'd projections) goes on doing so.
+    whatever computes attention (SDPA, xFormers, projections with LoRA) goes on doing so.
     """
 
     def __init__(self, layer: str, inner: Any, state: MomentumState) -> None:
