@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 
 from flows.console import say
 
-OK, CANNOT_GO_ON, BAD_USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+OK, CANNOT_GO_ON, BAD_USAGE = 0, 1, 2
 
 app = typer.Typer(
     name="zs2",
@@ -303,7 +304,13 @@ def main() -> None:
     # Set before anything that reads it: nothing is reported anywhere, and only zs2 speaks.
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(_guarded(lambda: app(standalone_mode=True)))
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """SIGTERM is taken as Ctrl-C is: what was started ends with the command."""
+    raise KeyboardInterrupt
 
 
 def _guarded(command: Callable[[], Any]) -> int:
@@ -314,9 +321,6 @@ def _guarded(command: Callable[[], Any]) -> int:
     except BrokenPipeError:  # `zs2 … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
-    except KeyboardInterrupt:
-        say("interrupted; the same command goes on where it stopped")
-        return INTERRUPTED
     except Exception as error:
         code = exit_code_of(error)
         if code is None:
@@ -324,3 +328,7 @@ def _guarded(command: Callable[[], Any]) -> int:
         say(f"zs2: {error}")
         return code
     return OK
+
+
+if __name__ == "__main__":
+    main()

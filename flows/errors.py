@@ -15,6 +15,7 @@ _BAD_USAGE = {
     "zs2.models.ModelError",
 }
 _CANNOT_GO_ON = {
+    "flows.embedded.PrefectServerError",
     "manifests.storage.LockedError",
     "manifests.journal.JournalError",
     "tasks.actors.ClusterError",

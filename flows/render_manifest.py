@@ -30,6 +30,8 @@ from tasks.pool import Interrupted
 from tasks.publish import versions
 from tasks.render import Observer, RenderRun, plan, publish_run, render_shard
 
+log = logging.getLogger("zs2.flow")
+
 SHARDS_AT_ONCE = 2  # the next shard's rows follow without a gap; more would only wait
 
 
@@ -42,7 +44,8 @@ class Caller:
     crew: Crew | None = None
 
 
-caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
+NOBODY = Caller()
+caller: ContextVar[Caller] = ContextVar("caller", default=NOBODY)
 
 
 def absolute_source(manifest: str) -> str:
@@ -67,7 +70,7 @@ def render_manifest(
         settings: how; see RenderSettings.
 
     Returns:
-        The summary, with `state`: finished or interrupted.
+        The summary, with `state` (finished or interrupted) and `left`, the rows without a result.
 
     Raises:
         ManifestError, InvalidManifestError, ModelError, StorageError: nothing was rendered.
@@ -77,19 +80,26 @@ def render_manifest(
     source = open_manifest(manifest)
     folder = RunFolder(out or default_out(manifest)).create()
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
-    called_by = caller.get() or Caller()
-    with folder.lock(run_id), _log_file(folder, run_id):
+    called_by = caller.get()
+    with folder.lock(run_id), _log_file(folder, run_id, called_by):
         folder.sweep_temporary()
         run_file = _begin_run_file(folder, run_id, manifest, source, settings)
         with _render_run(run_id, source, folder, settings, called_by) as run:
             made = plan(run, settings.on_invalid == "skip")
             called_by.on_plan(made)
-            with _interruptible(run):
+            log.info(
+                "%s: %d rows, %d done, %d invalid, %d to render in %d shards",
+                *(manifest, made.rows, made.done, made.invalid_rows),
+                *(made.work.rows, len(made.shards)),
+            )
+            with _interruptible(run, called_by):
                 _render_shards(run, made)
             title = Path(manifest).name
             summary = publish_run(run, made, title, settings.price_per_hour)
-        state = "interrupted" if run.is_interrupted and _is_incomplete(folder, made) else "finished"
-        summary = {**summary, "state": state}
+        left = max(0, made.rows - len(known(folder.root)))
+        state = "interrupted" if run.is_interrupted and left else "finished"
+        summary = {**summary, "state": state, "left": left}
+        log.info("%s: this run %s", state, summary["rendered"])
         write_json(
             folder.run_file,
             {**run_file, "state": state, "finished_at": datetime.now(UTC).isoformat()},
@@ -109,10 +119,6 @@ def _render_shards(run: RenderRun, made: Plan) -> None:
             errors.append(error)
     if errors:
         raise errors[0]
-
-
-def _is_incomplete(folder: RunFolder, made: Plan) -> bool:
-    return len(known(folder.root)) < made.rows
 
 
 def _render_run(
@@ -157,22 +163,27 @@ def _begin_run_file(
 
 
 @contextmanager
-def _log_file(folder: RunFolder, run_id: str) -> Generator[None]:
+def _log_file(folder: RunFolder, run_id: str, caller: Caller) -> Generator[None]:
     handler = logging.FileHandler(folder.logs / f"{run_id}.log", encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger = logging.getLogger("zs2")
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
+    # On the command line progress and errors are all that is shown; elsewhere Prefect shows these.
+    logger.propagate = caller is NOBODY
     try:
         yield
     finally:
+        logger.propagate = True
         logger.removeHandler(handler)
         handler.close()
 
 
 @contextmanager
-def _interruptible(run: RenderRun) -> Generator[None]:
+def _interruptible(run: RenderRun, caller: Caller) -> Generator[None]:
     """Ctrl-C once: what is in flight ends, the ledger is written. Twice: stop at once."""
+    # SIGTERM too on the command line; in a deployment it is Prefect's, who cancels runs with it.
+    signals = [signal.SIGINT] if caller is NOBODY else [signal.SIGINT, signal.SIGTERM]
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -182,8 +193,9 @@ def _interruptible(run: RenderRun) -> Generator[None]:
             raise KeyboardInterrupt
         run.interrupt()
 
-    previous = signal.signal(signal.SIGINT, stop)
+    previous = {number: signal.signal(number, stop) for number in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -109,7 +110,7 @@ class RenderRun:
         self._interrupted.set()
         if self._crew is not None:
             # In a thread of its own: a signal handler must not wait for a lock.
-            threading.Thread(target=lambda crew: crew.pipeline().drain(), args=[self._crew]).start()
+            threading.Thread(target=_drain, args=[self._crew]).start()
 
     @property
     def is_interrupted(self) -> bool:
@@ -149,6 +150,11 @@ class RenderRun:
         self.tally.add(row)
         if self.observer is not None:
             self.observer(row)
+
+
+def _drain(crew: Crew) -> None:
+    with suppress(Exception):  # a crew that could not start: the shards raise that
+        crew.pipeline().drain()
 
 
 @task(name="plan", cache_policy=NO_CACHE, persist_result=False)

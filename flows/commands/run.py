@@ -58,11 +58,17 @@ def run(
     folder = RunFolder(out or default_out(manifest))
     rows = _rows_to_render(manifest, folder, settings)
     folder.create()
+    with folder.lock("starting"):  # refused now rather than after Prefect and Ray have started
+        pass
     started = time.monotonic()
     # Ray starts in the background while Prefect does in the foreground.
     crew = Crew(settings.cluster(), folder.root, rows) if rows else None
-    with Progress(quiet) as progress:
-        summary = _run_flow(manifest, folder, settings, progress, crew)
+    try:
+        with Progress(quiet) as progress:
+            summary = _run_flow(manifest, folder, settings, progress, crew)
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on where it stopped")
+        return 130
     if as_json:
         print(json.dumps(summary, ensure_ascii=False))
     elif not quiet:
@@ -138,7 +144,7 @@ def _run_flow(
 
 def _closing_lines(summary: Mapping[str, Any], folder: RunFolder, seconds: float) -> str:
     rows, rendered = summary["rows"], summary["rendered"]
-    total = sum(rows.values())
+    total = sum(rows.values()) + summary["left"]
     if not any(rendered.values()):
         lines = [f"nothing to do: {rows['ok']} of {total} rows are ok"]
     else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,13 @@ from typing import Any
 from flows.errors import UsageError
 from manifests.read import open_manifest
 from manifests.row import ManifestRow, parse_defaults, parse_row
-from manifests.storage import SUFFIXES
+from manifests.storage import SUFFIXES, aside_path, make_folder
 from tasks import stages
 from tasks.job import Engine, Job, resolve
 from tasks.plan import Catalogue
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
+FRAME = re.compile(r"\d{5,}\.png")
 
 
 def sample(
@@ -47,7 +50,14 @@ def sample(
     else:
         row = _row_from_words(prompts, out, seed, model, defaults)
     engine = Engine(dtype, safety_checker == "on")
+    if out.suffix.lower() != SUFFIXES[row.codec]:
+        wanted = repr(SUFFIXES[row.codec]) if SUFFIXES[row.codec] else "no suffix"
+        raise UsageError(
+            f"--out: expected a name with {wanted}, as the row's codec {row.codec} has, "
+            f"found {str(out)!r}"
+        )
     job = resolve(row, 0, *Catalogue().find(row.model), engine)
+    _check_writable(out, row.codec)
     return _render(job, out, threads)
 
 
@@ -93,10 +103,33 @@ def _codec_of(out: Path) -> str:
     return codecs[out.suffix.lower()]
 
 
+def _check_writable(out: Path, codec: str) -> None:
+    """Find out before sampling, and replace no folder but one of frames.
+
+    Raises:
+        UsageError: with the remedy.
+    """
+    if out.is_dir() and (codec != "png" or any(not FRAME.fullmatch(p.name) for p in out.iterdir())):
+        raise UsageError(f"--out: {out} is a folder; give a name that is not taken")
+    try:
+        make_folder(out.parent)
+        probe = aside_path(out)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"--out: {out} cannot be written ({error.strerror or error}); choose another folder"
+        ) from error
+
+
 def _render(job: Job, out: Path, threads: int) -> dict[str, Any]:
     os.environ.update(stages.QUIET)
+    # The libraries tell of their own deprecations and loading bars; only zs2 speaks here.
+    warnings.simplefilter("ignore", FutureWarning)
     import torch
+    from diffusers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     torch.set_num_threads(threads)
     report = stages.render_alone(stages.load_sampler(job), job, out)
     return {

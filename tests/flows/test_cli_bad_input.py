@@ -1,0 +1,330 @@
+"""Bad input from outside: `zs2` as a user runs it, one table of everything that can be wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.flows.running import environment, write_rows, zs2
+
+SECONDS = 15.0  # a refusal takes about 1 s; Prefect and Ray alone would take longer than this
+HEAVY = ("torch", "diffusers", "transformers", "ray", "prefect")
+
+# Runs the command line in this process and says on stderr which heavy libraries it loaded.
+WRAPPER = f"""
+import sys
+from flows.cli import main
+try:
+    main()
+finally:
+    print("LOADED", [name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
+"""
+
+GOOD: dict[str, Any] = {"id": "a", "prompt": "a red star"}
+
+Make = Callable[[Path], Path | str]
+
+
+def rows(*changes: dict[str, Any]) -> Callable[[Path], Path]:
+    """A manifest of good rows, each changed so."""
+    return lambda folder: write_rows(
+        folder / "m.parquet", [{**GOOD, "id": f"r{i}", **c} for i, c in enumerate(changes)]
+    )
+
+
+def content(data: bytes) -> Callable[[Path], Path]:
+    """A file of these bytes under a manifest's name."""
+
+    def make(folder: Path) -> Path:
+        path = folder / "m.parquet"
+        path.write_bytes(data)
+        return path
+
+    return make
+
+
+def empty_folder(folder: Path) -> Path:
+    (folder / "m").mkdir()
+    return folder / "m"
+
+
+def no_rows(folder: Path) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = folder / "m.parquet"
+    pq.write_table(pa.table({"id": pa.array([], "string"), "prompt": pa.array([], "string")}), path)
+    return path
+
+
+def truncated(folder: Path) -> Path:
+    path = rows({}, {})(folder)
+    path.write_bytes(path.read_bytes()[:-20])
+    return path
+
+
+class Bad(NamedTuple):
+    """A manifest, and what the message has to say: what is wrong, and what to do or what was
+    expected."""
+
+    make: Make
+    says: tuple[str, ...]
+
+
+MANIFESTS = {
+    "missing": Bad(lambda folder: folder / "none.parquet", ("none.parquet does not exist", "give")),
+    "empty folder": Bad(empty_folder, ("holds no *.parquet", "zs2 manifest build")),
+    "no rows": Bad(no_rows, ("has no rows", "at least one")),
+    "no bytes": Bad(content(b""), ("is an empty file", "zs2 manifest build")),
+    "not Parquet": Bad(content(b"id,prompt\na,b\n"), ("is not Parquet", "zs2 manifest build")),
+    "truncated": Bad(truncated, ("truncated or damaged", "write it again")),
+    "object store": Bad(lambda folder: "s3://bucket/m.parquet", ("use a local path",)),
+    "duplicate ids": Bad(rows({"id": "x"}, {"id": "x"}), ("row 1", "id", "x", "row 0")),
+    "id leaves the folder": Bad(rows({"id": "../x"}), ("row 0", "id", "../x", "A-Za-z0-9")),
+    "negative λ": Bad(rows({"kl_target": -0.1}), ("row 0", "kl_target", "-0.1", "≥ 0")),
+    "λ list too short": Bad(
+        rows({"num_frames": 4, "kl_target": [0.1, 0.2]}), ("row 0", "kl_target", "3", "2")
+    ),
+    "unknown model": Bad(rows({"model": "zs3"}), ("row 0", "zs3", "zs2-mini", "hub id")),
+    "unknown scheduler": Bad(rows({"scheduler": "dimm"}), ("scheduler", "'dimm'", "`ddim`")),
+    "unknown column": Bad(rows({"promt": "x"}), ("`promt`", "did you mean `prompt`?")),
+    "height 37": Bad(rows({"height": 37}), ("row 0", "height", "37", "multiple of 8")),
+    "num_frames 0": Bad(rows({"num_frames": 0}), ("row 0", "num_frames", "0", "≥ 1")),
+    "no prompt": Bad(lambda f: write_rows(f / "m.parquet", [{"id": "a"}]), ("`prompt`", "missing")),
+}
+
+
+def assert_refused(answer: Any, *says: str) -> None:
+    """Exit code 2, one message with all of `says`, nothing on standard output, no traceback."""
+    assert answer.code == 2, answer
+    assert answer.out == ""
+    assert "Traceback" not in answer.err
+    assert "Warning" not in answer.err
+    for words in says:
+        assert words in answer.err, answer.err
+    lines = answer.err.splitlines()
+    assert len(lines) == len(set(lines)), f"said twice:\n{answer.err}"
+    assert answer.err.count("zs2: ") == 1, answer.err
+    assert answer.seconds < SECONDS
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_bad_manifest(name: str, tmp_path: Path) -> None:
+    """`zs2 render` of a bad manifest exits 2 in about a second, with one message that says where
+    and what is wrong and what to do; the run folder does not come into being."""
+    manifest = MANIFESTS[name].make(tmp_path)
+    out = tmp_path / "out"
+    answer = zs2("render", manifest, "-o", out)
+    assert_refused(answer, *MANIFESTS[name].says)
+    assert not out.exists()
+
+
+def test_all_bad_rows_in_one_report(tmp_path: Path) -> None:
+    """Every bad row is named at once, also by `plan` and `manifest validate`; good rows are not."""
+    manifest = rows({"height": 37}, {}, {"num_frames": 0, "fps": -1.0})(tmp_path)
+    for command in (["render", manifest, "-o", tmp_path / "out"], ["plan", manifest]):
+        assert_refused(zs2(*command), "row 0", "row 2", "height", "num_frames", "fps")
+    answer = zs2("manifest", "validate", manifest)
+    assert answer.code == 2
+    assert all(words in answer.err for words in ("row 0", "row 2", "height", "num_frames"))
+    assert "row 1" not in answer.err
+    problems = json.loads(zs2("manifest", "validate", manifest, "--json").out)["problems"]
+    assert [(p["row"], p["column"]) for p in problems] == [
+        (0, "height"),
+        (2, "num_frames"),
+        (2, "fps"),
+    ]
+
+
+WORDS = {
+    "bad --set": (["--set", "height"], ("--set", "column=value", "'height'")),
+    "--set of no column": (["--set", "promt=x"], ("promt", "did you mean `prompt`?")),
+    "--set of a bad value": (["--set", "height=37"], ("height", "37", "multiple of 8")),
+    "bad --dtype": (["--dtype", "int3"], ("--dtype", "'float32'", "'int3'")),
+    "bad --on-invalid": (["--on-invalid", "ignore"], ("--on-invalid", "'skip'", "'ignore'")),
+    "bad --safety-checker": (["--safety-checker", "no"], ("--safety-checker", "on or off", "'no'")),
+    "--samplers 0": (["--samplers", "0"], ("--samplers", "greater than or equal to 1", "0")),
+    "--shard-rows 0": (["--shard-rows", "0"], ("--shard-rows", "greater than or equal to 1", "0")),
+    "--allow-model": (["--allow-model", "a/b"], ("zs2-mini", "a/b", "--allow-model")),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_bad_option(name: str, tmp_path: Path) -> None:
+    """A bad option of `zs2 render` exits 2 with the option, what it takes and what it was given;
+    the run folder does not come into being."""
+    options, says = WORDS[name]
+    out = tmp_path / "out"
+    assert_refused(zs2("render", rows({})(tmp_path), "-o", out, *options), *says)
+    assert not out.exists()
+
+
+def test_out_that_cannot_be_written(tmp_path: Path) -> None:
+    """A file in the folder's place, a place under a file and a place that takes no folders: exit
+    code 2 with the remedy, and the file is as it was."""
+    manifest = rows({})(tmp_path)
+    taken = tmp_path / "taken"
+    taken.write_text("mine")
+    for out in (taken, taken / "below", Path("/proc/zs2")):
+        assert_refused(zs2("render", manifest, "-o", out), str(out), "folder")
+    assert_refused(zs2("render", manifest, "-o", "s3://bucket/out"), "use a local folder")
+    assert taken.read_text() == "mine"
+
+
+@pytest.fixture
+def crippled(tiny_model: Path, tmp_path: Path) -> Callable[[Callable[[Path], object]], Path]:
+    """A copy of the tiny model with something done to it."""
+
+    def cripple(do: Callable[[Path], object]) -> Path:
+        folder = tmp_path / "model"
+        shutil.copytree(tiny_model, folder)
+        do(folder)
+        return folder
+
+    return cripple
+
+
+def _pickle_only(folder: Path) -> None:
+    for path in (folder / "unet").glob("*.safetensors"):
+        path.rename(path.with_suffix(".bin"))
+
+
+@pytest.mark.parametrize(
+    ("do", "says"),
+    [
+        (lambda f: shutil.rmtree(f / "unet"), ("no weights", "safe_serialization=True")),
+        (_pickle_only, ("pickled weights", "safe_serialization=True")),
+        (lambda f: (f / "model_index.json").unlink(), ("no model_index.json", "save_pretrained")),
+        (lambda f: (f / "unet" / "config.json").write_text("{"), ("JSON", "copy or save")),
+    ],
+    ids=["no weights", "pickled weights only", "no index", "damaged configuration"],
+)
+def test_unusable_model_folder(
+    do: Callable[[Path], object], says: tuple[str, ...], crippled: Any, tmp_path: Path
+) -> None:
+    """A model folder that cannot be loaded safely is refused before anything starts: exit code 2,
+    the row and the folder named, with the remedy."""
+    model = crippled(do)
+    out = tmp_path / "out"
+    manifest = rows({"model": str(model)})(tmp_path)
+    assert_refused(zs2("render", manifest, "-o", out), "row 0", str(model), *says)
+    assert not out.exists()
+    assert_refused(zs2("sample", "a", "--model", model, "-o", out / "a.mp4"), str(model), *says)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("command", ["retry", "status"])
+def test_folder_without_a_run(command: str, tmp_path: Path) -> None:
+    """`retry` and `status` of a folder that no run wrote exit 2 and leave it empty."""
+    assert_refused(zs2(command, tmp_path), str(tmp_path), "run.json")
+    assert_refused(zs2(command, tmp_path / "none"), "run.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_retry_of_a_manifest_that_is_gone(tmp_path: Path) -> None:
+    """The manifest that run.json names was removed: exit code 2 with its path."""
+    (tmp_path / "run.json").write_text(
+        json.dumps({"settings": {}, "manifest": str(tmp_path / "gone.parquet")})
+    )
+    assert_refused(zs2("retry", tmp_path), "gone.parquet does not exist")
+
+
+SAMPLES = {
+    "no prompt": (["-o", "a.mp4"], ("expected a prompt", "--from")),
+    "unknown suffix": (["a", "-o", "a.xyz"], (".mp4", ".gif", "a.xyz")),
+    "--from without --id": (["--from", "m.parquet", "-o", "a.mp4"], ("--from", "--id")),
+    "--id of no row": (["--from", "m.parquet", "--id", "z", "-o", "a.mp4"], ("--id", "'z'")),
+    "the row's codec has another suffix": (
+        ["--from", "m.parquet", "--id", "r0", "-o", "a.gif"],
+        (".mp4", "h264", "a.gif"),
+    ),
+    "bad --dtype": (["a", "-o", "a.mp4", "--dtype", "int3"], ("--dtype", "float32", "'int3'")),
+    "bad --set": (["a", "-o", "a.mp4", "--set", "height=37"], ("height", "37")),
+    "bad --seed": (["a", "-o", "a.mp4", "--seed", "-1"], ("seed", "-1")),
+    "a place under a file": (["a", "-o", "m.parquet/a.mp4"], ("cannot be written", "choose")),
+    "no such place": (["a", "-o", "/proc/zs2/a.mp4"], ("cannot be written", "choose")),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_bad_sample(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bad words to `zs2 sample` exit 2 with one message before the model is loaded; no file comes
+    into being."""
+    rows({})(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    arguments, says = SAMPLES[name]
+    assert_refused(zs2("sample", *arguments), *says)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.parquet"]
+
+
+def test_sample_replaces_no_folder_of_the_users(tmp_path: Path) -> None:
+    """A name without a suffix means a folder of png; one that holds anything else is left alone."""
+    precious = tmp_path / "clips" / "thesis.tex"
+    precious.parent.mkdir()
+    precious.write_text("mine")
+    assert_refused(zs2("sample", "a", "-o", precious.parent), "is a folder", "give a name")
+    assert_refused(zs2("sample", "a", "-o", tmp_path / "clips" / ".." / "clips"), "is a folder")
+    assert precious.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["rendr"], ["render"], ["render", "m", "--nope"], ["manifest", "bild"]]
+)
+def test_bad_usage(arguments: list[str]) -> None:
+    """Unknown commands and options, and missing arguments: exit code 2, one error that points to
+    --help."""
+    answer = zs2(*arguments)
+    assert answer.code == 2
+    assert answer.err.count("Error: ") == 1
+    assert "--help" in answer.err
+    assert "Traceback" not in answer.err
+
+
+LIGHT = {
+    "help": ["--help"],
+    "help of render": ["render", "--help"],
+    "manifest columns": ["manifest", "columns"],
+    "manifest validate": ["manifest", "validate", "m.parquet"],
+    "manifest show": ["manifest", "show", "m.parquet"],
+    "manifest build": ["manifest", "build", "prompts.txt", "-o", "built.parquet", "--seed", "1"],
+    "plan": ["plan", "m.parquet"],
+    "models": ["models"],
+    "a bad manifest": ["render", "none.parquet"],
+    "a bad folder": ["status", "."],
+    "an output that cannot be written": ["render", "m.parquet", "-o", "/proc/zs2"],
+    "a bad sample": ["sample", "a", "-o", "/proc/zs2/a.mp4"],
+}
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_answers_without_heavy_libraries(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Help, the manifest commands, `plan` and every refusal load neither torch, diffusers, Ray nor
+    Prefect, and answer in about a second (asserted with room for a busy machine)."""
+    rows({}, {"num_frames": 24, "segment_frames": 8})(tmp_path)
+    (tmp_path / "prompts.txt").write_text("a red star\na blue moon\n")
+    monkeypatch.chdir(tmp_path)
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", WRAPPER, *LIGHT[name]],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(),
+    )
+    assert done.stderr.splitlines()[-1] == "LOADED []"
+    refused = name.startswith(("a bad", "an output"))
+    assert done.returncode == (2 if refused else 0), done.stderr
+    assert bool(done.stdout) != refused
+    seconds = time.monotonic() - started
+    print(f"zs2 {' '.join(LIGHT[name])}: {seconds:.2f} s")
+    assert seconds < 5
