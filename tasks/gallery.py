@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Iterable, Mapping
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +14,46 @@ from manifests.result import ResultRow
 from manifests.storage import RunFolder, write_aside
 
 TEMPLATE = Path(__file__).with_name("gallery.html")
+# A page with more is slow to open, and writing it would hold a row of each of a million clips.
+MAX_ROWS = 5000
+MAX_OTHERS = 500  # failed and invalid
 
 
 def write_gallery(
     folder: RunFolder, results: Iterable[ResultRow], *, title: str, summary: Mapping[str, Any]
 ) -> None:
     """Write the gallery of the current results; the data stands in the page itself, escaped."""
-    rows = [_entry(row) for row in results]
-    rows.sort(key=lambda entry: (entry["status"] != "ok", entry["id"]))
-    data = {"title": title, "rows": rows, "summary": {k: summary[k] for k in ("rows", "frames")}}
+    shown, of = _choose(results)
+    data = {
+        "title": title,
+        "rows": [_entry(row) for row in shown],
+        "of": of,
+        "summary": {k: summary[k] for k in ("rows", "frames")},
+    }
     text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")  # no `</script>` from data
-    page = TEMPLATE.read_text("utf-8").replace("{{title}}", html.escape(title))
+    parts = {"title": html.escape(title), "data": text}
+    page = re.sub(r"\{\{(\w+)\}\}", lambda m: parts[m[1]], TEMPLATE.read_text("utf-8"))
     with write_aside(folder.gallery_file) as aside:
-        aside.write_text(page.replace("{{data}}", text), "utf-8")
+        # a file's name, and so a title, need not be UTF-8
+        aside.write_bytes(page.encode("utf-8", "replace"))
+
+
+def _choose(results: Iterable[ResultRow]) -> tuple[list[ResultRow], int]:
+    """The rows to show, the ok ones first, each by id; and how many rows there are."""
+    ok: list[ResultRow] = []
+    others: list[ResultRow] = []
+    total = 0
+    for row in results:
+        total += 1
+        chosen, most = (ok, MAX_ROWS) if row.status == "ok" else (others, MAX_OTHERS)
+        chosen.append(row)
+        if len(chosen) >= 2 * most:
+            chosen[:] = nsmallest(most, chosen, key=_id)
+    return nsmallest(MAX_ROWS, ok, key=_id) + nsmallest(MAX_OTHERS, others, key=_id), total
+
+
+def _id(row: ResultRow) -> str:
+    return row.id
 
 
 def _entry(row: ResultRow) -> dict[str, Any]:

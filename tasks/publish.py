@@ -128,7 +128,9 @@ def versions() -> dict[str, str]:
 def _write_metadata(folder: RunFolder) -> None:
     """metadata.parquet: `file_name`, the prompt, the parameters and meta_ columns of every ok row.
 
-    `datasets` loads it with the folder as a videofolder.
+    `load_dataset("videofolder", data_dir=OUT)` loads it, or with `data_files="OUT/metadata.parquet"`
+    where an id contains `train`, `test`, `valid`, `dev` or `eval`: `datasets` takes such file names
+    for splits, and then does not see the metadata.
     """
     batches = _metadata_batches(folder)
     first = next(batches, None)
