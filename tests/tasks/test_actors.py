@@ -183,11 +183,13 @@ def look(self):
     gpus = [int(i) for i in ray.get_gpu_ids()]
     return gpus, os.environ.get("CUDA_VISIBLE_DEVICES"), ray.get_runtime_context().get_assigned_resources()
 
-seen = []
-for name, spawn in placement.spawners({folder!r}).items():
-    for actor in [spawn() for _ in range(2 if name == "sample" else 1)]:
-        seen.append((name, ray.get(actor.__ray_call__.remote(look)), actor))
-print("SEEN", [(name, found) for name, found, _ in seen])
+started = [
+    (name, spawn())
+    for name, spawn in placement.spawners({folder!r}).items()
+    for _ in range(2 if name == "sample" else 1)
+]
+seen = [(name, ray.get(actor.__ray_call__.remote(look))) for name, actor in started]
+print("SEEN", seen)
 ray.shutdown()
 """
 
