@@ -16,7 +16,7 @@ from diffusers import StableDiffusionPipeline
 from infra.mini import text, train_unet
 from infra.mini.captions import words
 
-DEFAULTS = {"num_inference_steps": 20, "guidance_scale": 3.0, "height": 64, "width": 64}
+DEFAULTS = {"num_inference_steps": 20, "guidance_scale": 5.0, "height": 64, "width": 64}
 LIMIT = 16_000_000  # bytes: the model travels inside the package
 
 CARD = """---

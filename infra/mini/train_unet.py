@@ -3,8 +3,8 @@
     python -m infra.mini.train_unet --minutes 75
 
 Resumes from its checkpoint. v-prediction: at high noise a small network's error in ε would be
-multiplied fifteen-fold in the picture, its error in v is not. Loss weights are min-SNR (γ=5,
-arXiv:2303.09556) written for v; a tenth of the captions is empty, for guidance.
+multiplied fifteen-fold in the picture, its error in v is not. A tenth of the captions is empty, for
+guidance.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from infra.mini.training import (
 CHECKPOINT = WORK / "unet.pt"
 LATENTS = WORK / "latents.pt"
 NULL_SHARE = 0.1
-GAMMA = 5.0
 
 
 ARCHITECTURE: dict[str, Any] = {
@@ -122,7 +121,12 @@ def latents(count: int) -> tuple[Tensor, Tensor]:
 
 
 def v_loss(network: Callable[..., Any], clean: Tensor, states: Tensor, bars: Tensor) -> Tensor:
-    """Return the min-SNR weighted error in v; clean (batch, 4, 8, 8), bars the ᾱ by timestep."""
+    """Return the weighted error in v; clean (batch, 4, 8, 8), bars the ᾱ by timestep.
+
+    The weight 2√SNR/(1+SNR) is highest where signal and noise are equal. There and at higher noise
+    the caption decides the thing's shape; min-SNR weights (arXiv:2303.09556), which favour nearly
+    clean latents, had colours and settings right after 600 steps, but 4 shapes in 10 after 1,400.
+    """
     time = torch.randint(0, len(bars), (len(clean),))
     bar = bars[time][:, None, None, None]
     noise = torch.randn_like(clean)
@@ -131,7 +135,7 @@ def v_loss(network: Callable[..., Any], clean: Tensor, states: Tensor, bars: Ten
     made = network(noisy, time, states).sample
     error = F.mse_loss(made, wanted, reduction="none").mean((1, 2, 3))
     snr = bars[time] / (1 - bars[time])
-    return (error * snr.clamp(max=GAMMA) / (snr + 1)).mean()
+    return (error * 2 * snr.sqrt() / (snr + 1)).mean()
 
 
 def train(
