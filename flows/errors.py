@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 # By name, so that asking does not import Ray or torch; an error's module is loaded when it occurs.
@@ -9,20 +10,18 @@ _BAD_USAGE = {
     "flows.errors.UsageError",
     "manifests.read.ManifestError",
     "manifests.row.RowError",
-    "manifests.build.BuildError",
-    "manifests.storage.StorageError",
     "tasks.render.InvalidManifestError",
     "zs2.models.ModelError",
 }
 _CANNOT_GO_ON = {
     "flows.embedded.PrefectServerError",
     "manifests.storage.LockedError",
-    "manifests.journal.JournalError",
     "tasks.actors.ClusterError",
     "tasks.pool.PoolError",
     "tasks.assemble.AssembleError",
     "tasks.stages.SamplingError",
 }
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
 class UsageError(ValueError):
@@ -31,12 +30,15 @@ class UsageError(ValueError):
 
 def exit_code_of(error: BaseException) -> int | None:
     """1 or 2 for an error whose message is enough, None for a fault of the program."""
+    has_begun = "prefect" in sys.modules  # what is wrong now was right when the command began
     for kind in type(error).__mro__:
         name = f"{kind.__module__}.{kind.__qualname__}"
         if name in _CANNOT_GO_ON:
             return 1
         if name in _BAD_USAGE:
             return 2
-    if isinstance(error, OSError) and "prefect" not in sys.modules:
-        return 2
+        if name == "manifests.storage.StorageError":
+            return 1 if has_begun else 2
+    if isinstance(error, OSError):
+        return (1 if error.errno in _NO_ROOM else None) if has_begun else 2
     return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,5 +71,8 @@ class RenderSettings(BaseModel):
 
 
 def default_out(manifest: str) -> Path:
-    """renders/<manifest name>"""
-    return Path("renders") / (Path(manifest.rstrip("/*")).stem or "manifest")
+    """renders/<manifest name>; a glob's is the name of the folder above its first wildcard."""
+    parts = Path(manifest).parts
+    fixed = Path(*takewhile(lambda part: not glob.has_magic(part), parts))
+    is_file = len(fixed.parts) == len(parts) and fixed.suffix == ".parquet"
+    return Path("renders") / ((fixed.stem if is_file else fixed.name) or "manifest")

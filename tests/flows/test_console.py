@@ -1,0 +1,56 @@
+"""What people see: numbers in words, tables, progress where there is no terminal."""
+
+from __future__ import annotations
+
+import pytest
+
+from flows.console import Progress, duration, size, table
+from manifests.result import ResultRow
+from tasks.plan import Plan
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")],
+)
+def test_duration(seconds: float, text: str) -> None:
+    """Two units at most; rounding never says 60 s."""
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2e9, "2.0 GB"), (3e15, "3000.0 TB")],
+)
+def test_size(count: float, text: str) -> None:
+    """Decimal units, one figure after the point."""
+    assert size(count) == text
+
+
+def test_table_aligns_columns() -> None:
+    """Every column begins at one place; no line ends in blanks; no rows are no text."""
+    lines = table([("a", "bb"), ("ccc", "")], ("x", "header")).splitlines()
+    assert lines == ["x    header", "a    bb", "ccc"]
+    assert table([]) == ""
+
+
+def test_progress_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Plain lines on standard error: the plan, then at most one line in five seconds with the rows
+    ended, the failures and the time left; with quiet, nothing."""
+    for quiet in (False, True):
+        with Progress(quiet) as progress:
+            plan = Plan(rows=4, done=1, invalid_rows=1)
+            plan.work.rows = 2
+            progress.on_plan(plan)
+            for status in ("invalid", "failed", "ok"):
+                progress.on_row(ResultRow("a", "", status, num_frames=8))  # type: ignore[arg-type]
+        said = capsys.readouterr()
+        assert said.out == ""
+        if quiet:
+            assert said.err == ""
+        else:
+            lines = said.err.splitlines()
+            assert lines[0].startswith("starting")
+            assert lines[1] == "2 rows to render in 0 shards, 1 done before, 1 invalid"
+            assert lines[2].startswith("1/3 rows, ") and lines[2].endswith(" left, 1 failed")
+            assert len(lines) == 3

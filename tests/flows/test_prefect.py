@@ -1,0 +1,129 @@
+"""The flow under a Prefect that others run: a real server, and a caller in Python."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.flows.running import environment, processes, wait_until, write_rows, zs2
+
+pytestmark = pytest.mark.slow
+
+
+def ask(url: str, body: dict[str, Any] | None = None) -> Any:
+    """The JSON answer of a server; None while it does not answer."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+    except (urllib.error.URLError, OSError):
+        return None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A Prefect server on loopback with a home of its own; its API's URL."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    home = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    process = subprocess.Popen(
+        [*(sys.executable, "-m", "prefect", "server", "start", "--no-ui"), "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(**home),
+    )
+    url = f"http://127.0.0.1:{port}/api"
+    try:
+        assert wait_until(lambda: ask(f"{url}/health") is True, 120)
+        yield url
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def test_a_run_shows_up_on_the_users_server(server: str, tiny_model: Path, tmp_path: Path) -> None:
+    """With PREFECT_API_URL set, the run is a completed flow run there, with the task runs plan,
+    shard-0, shard-1 and publish; no server of zs2's own is started."""
+    row = {"prompt": "a", "model": str(tiny_model), "num_inference_steps": 1, "num_frames": 2}
+    manifest = write_rows(tmp_path / "m.parquet", [{"id": f"r{i}", **row} for i in range(2)])
+    answer = zs2(
+        *("render", manifest, "-o", tmp_path / "out", "--shard-rows", 1),
+        PREFECT_API_URL=server,
+        PREFECT_HOME=str(tmp_path / "client"),
+        ZS2_TEST="server",
+    )
+    assert answer.code == 0, answer.err
+    assert all("rows" in line or "…" in line for line in answer.err.splitlines()[:-1]), answer.err
+    assert processes("ZS2_TEST=server") == {}
+    (flow,) = ask(f"{server}/flows/filter", {})
+    assert flow["name"] == "render-manifest"
+    (run,) = ask(f"{server}/flow_runs/filter", {})
+    assert (run["state_type"], run["name"]) == ("COMPLETED", f"render {manifest}")
+
+    def tasks() -> dict[str, str]:
+        found = ask(f"{server}/task_runs/filter", {}) or []
+        return {task["name"].removesuffix(task["name"][-4:])
+                if task["name"].startswith(("plan-", "publish-"))
+                else task["name"]: task["state_type"] for task in found}  # fmt: skip
+
+    expected = dict.fromkeys(("plan", "shard-0", "shard-1", "publish"), "COMPLETED")
+    assert wait_until(lambda: tasks() == expected, 30), tasks()
+
+
+FROM_PYTHON = """
+import json, sys
+from flows.settings import RenderSettings
+from prefect.testing.utilities import prefect_test_harness
+from flows.render_manifest import render_manifest
+from tasks.render import InvalidManifestError
+
+manifest, bad, out = sys.argv[1:]
+with prefect_test_harness(server_startup_timeout=120):
+    try:
+        render_manifest(bad, out + "-bad")
+    except InvalidManifestError as error:
+        print(json.dumps(str(error)))
+    import ray
+    assert not ray.is_initialized()
+    summary = render_manifest(manifest, out, RenderSettings(defaults={"codec": "gif"}, samplers=1))
+    print(json.dumps(summary))
+    assert not ray.is_initialized()
+"""
+
+
+def test_the_flow_from_python(tiny_model: Path, tmp_path: Path) -> None:
+    """`render_manifest` is a flow that Python calls: it returns the summary, starts Ray and ends it,
+    takes settings as an object, and raises InvalidManifestError with all faults before Ray starts."""
+    row = {"prompt": "a", "model": str(tiny_model), "num_inference_steps": 1, "num_frames": 2}
+    manifest = write_rows(tmp_path / "m.parquet", [{"id": "r", **row}])
+    bad = write_rows(tmp_path / "bad.parquet", [{"id": "r", **row, "height": 37, "fps": -1.0}])
+    done = subprocess.run(
+        [sys.executable, "-c", FROM_PYTHON, str(manifest), str(bad), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=environment(PREFECT_HOME=str(tmp_path / "prefect"), ZS2_TEST="python"),
+    )
+    assert done.returncode == 0, done.stderr
+    refusal, summary = map(json.loads, done.stdout.splitlines())
+    assert "height" in refusal and "fps" in refusal
+    assert summary["rendered"] == {"ok": 1, "failed": 0, "invalid": 0}
+    assert summary["state"] == "finished"
+    assert [path.suffix for path in (tmp_path / "out" / "videos").glob("*/*")] == [".gif"]
+    assert not list((tmp_path / "out-bad" / "videos").iterdir())
+    assert wait_until(lambda: processes("ZS2_TEST=python") == {})

@@ -1,0 +1,76 @@
+"""RenderSettings: what a deployment's form shows and a run is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from flows.commands.run import settings_of
+from flows.errors import UsageError
+from flows.settings import RenderSettings, default_out
+
+
+def test_every_setting_is_described() -> None:
+    """Prefect shows the descriptions in the form of a deployment: none is missing."""
+    fields = RenderSettings.model_json_schema()["properties"]
+    assert all(field["description"].endswith(".") for field in fields.values())
+
+
+def test_settings_survive_run_json() -> None:
+    """What run.json keeps gives the same settings back, which `retry` relies on."""
+    settings = RenderSettings(
+        defaults={"kl_target": [0.1, 0.2], "codec": "gif"},
+        allow_models=["zs2-mini"],
+        safety_checker=False,
+        price_per_hour=2.5,
+    )
+    assert RenderSettings.model_validate_json(settings.model_dump_json()) == settings
+
+
+@pytest.mark.parametrize(
+    "values", [{"on_invalid": "ignore"}, {"samplers": 0}, {"row_deadline": 0}, {"nope": 1}]
+)
+def test_bad_settings_are_refused(values: dict[str, object]) -> None:
+    """A wrong value and an unknown name are errors, never ignored."""
+    with pytest.raises(ValidationError):
+        RenderSettings.model_validate(values)
+
+
+def test_every_bad_option_is_named_in_one_message() -> None:
+    """Options are named as they are typed, each with what it takes and what was found."""
+    with pytest.raises(UsageError) as caught:
+        settings_of(defaults=["codec=gif"], samplers=0, dtype="int3")
+    first, second = str(caught.value).splitlines()
+    assert first.startswith("--dtype: ") and first.endswith("found 'int3'")
+    assert second.startswith("--samplers: ") and second.endswith("found 0")
+
+
+@pytest.mark.parametrize(
+    ("manifest", "out"),
+    [
+        ("prompts.parquet", "renders/prompts"),
+        ("/data/v1.2.parquet", "renders/v1.2"),
+        ("shards/", "renders/shards"),
+        ("shards/*.parquet", "renders/shards"),
+        ("shards/part-*.parquet", "renders/shards"),
+        ("shards/2024-*/part.parquet", "renders/shards"),
+        ("v1.2", "renders/v1.2"),
+        ("*", "renders/manifest"),
+        (".", "renders/manifest"),
+    ],
+)
+def test_default_out(manifest: str, out: str) -> None:
+    """renders/<manifest name>: a file's stem, a folder's name, and for a glob its folder's; never a
+    name with a wildcard."""
+    assert default_out(manifest) == Path(out)
+
+
+def test_ray_address_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """--ray-address, else RAY_ADDRESS, else this machine; an empty variable means this machine."""
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert RenderSettings().cluster().address == "10.0.0.1:6379"
+    assert RenderSettings(ray_address="head:1").cluster().address == "head:1"
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    assert RenderSettings().cluster().address is None
