@@ -25,8 +25,8 @@ from manifests.run_file import write_json
 from manifests.storage import RunFolder
 from tasks.crew import Crew
 from tasks.job import Engine
+from tasks.pipeline import Interrupted
 from tasks.plan import Catalogue, Plan
-from tasks.pool import Interrupted
 from tasks.publish import versions
 from tasks.render import Observer, RenderRun, plan, publish_run, render_shard
 

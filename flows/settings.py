@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.crew import CALL_DEADLINE, Cluster
+from tasks.crew import Cluster
+from tasks.job import CALL_DEADLINE
 from tasks.plan import SHARD_ROWS
 
 

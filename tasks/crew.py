@@ -5,17 +5,18 @@ Ray and the actors' imports take seconds; a caller starts them while it plans.
 
 from __future__ import annotations
 
+import signal
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
+from tasks.job import CALL_DEADLINE
+
 if TYPE_CHECKING:
     from tasks.actors import Placement
-    from tasks.pool import Pipeline
-
-CALL_DEADLINE = 3600.0  # seconds
+    from tasks.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,9 @@ class Crew:
         self._thread.join()
 
     def _live(self) -> None:
+        # Ray's processes inherit this: where a whole group is told to end (`timeout`, systemd), the
+        # run ends them, after what is in flight.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         from tasks.actors import disconnect
 
         try:
@@ -82,7 +86,8 @@ class Crew:
 
     def _start(self) -> tuple[Pipeline, Placement]:
         from tasks import actors
-        from tasks.pool import ActorPool, Pipeline, Stage
+        from tasks.pipeline import Pipeline, Stage
+        from tasks.pool import ActorPool
 
         cluster = self._cluster
         resources = actors.connect(cluster.address, cluster.local_gpus)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -14,6 +13,8 @@ from manifests.row import ManifestRow
 from zs2.models import ModelInfo
 
 RECIPE = "1"  # raised whenever the same settings begin to give other bytes
+
+CALL_DEADLINE = 3600.0  # seconds that one stage of one row may take
 
 # Columns that decide the latents; those that only change what is made of them.
 POST_COLUMNS = (
@@ -185,7 +186,7 @@ def result_row(ending: Ending) -> ResultRow:
         model=row.model,
         model_revision=job.revision,
         params=parameters(job),
-        kl_achieved=tuple(value for value in kl if math.isfinite(value)) if kl else None,
+        kl_achieved=tuple(kl) if kl else None,
         seconds_sample=report.get("seconds_sample"),
         seconds_temporal=report.get("seconds_temporal"),
         seconds_spatial=report.get("seconds_spatial"),

@@ -20,8 +20,8 @@ from manifests.storage import RunFolder
 from manifests.validate import Problem, format_problems
 from tasks.crew import Cluster, Crew
 from tasks.job import Ending, Engine, result_row
+from tasks.pipeline import Pipeline
 from tasks.plan import SHARD_ROWS, Catalogue, Plan, Shard, jobs_of, make_plan
-from tasks.pool import Pipeline
 from tasks.publish import Tally, publish
 
 Observer = Callable[[ResultRow], None]

@@ -143,7 +143,8 @@ def truncation_note(sampler: ZS2Sampler, job: Job) -> str | None:
     """What to tell the ledger when a prompt is longer than the text encoder reads."""
     tokenizer = sampler.pipe.tokenizer
     limit = tokenizer.model_max_length
-    longest = max(len(tokenizer(text, truncation=False).input_ids) for text in job.row.prompt)
+    texts = [*job.row.prompt, job.row.negative_prompt]
+    longest = max(len(tokenizer(text, truncation=False).input_ids) for text in texts)
     if longest <= limit:
         return None
     return f"prompt truncated: {longest} tokens, the model reads {limit}"

@@ -19,8 +19,9 @@ from tasks import stages
 from tasks.actors import ClusterError, Placement, connect, place
 from tasks.assemble import decode
 from tasks.job import Ending, Engine, Job, resolve, result_row
+from tasks.pipeline import Pipeline, Stage
 from tasks.plan import Catalogue
-from tasks.pool import ActorPool, Pipeline, Stage
+from tasks.pool import ActorPool
 from zs2.sampler import ZS2Sampler
 
 TinyJob = Callable[..., Job]

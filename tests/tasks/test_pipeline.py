@@ -16,18 +16,11 @@ import numpy as np
 import pytest
 import ray
 
-from tasks import pool as pool_module
+from tasks import pipeline as pipeline_module
 from tasks.actors import StageFailure
 from tasks.job import Ending, Job
-from tasks.pool import (
-    MAX_ROW_CRASHES,
-    SLOTS,
-    ActorPool,
-    Interrupted,
-    Pipeline,
-    PoolError,
-    Stage,
-)
+from tasks.pipeline import MAX_ROW_CRASHES, Interrupted, Pipeline, Stage
+from tasks.pool import SLOTS, ActorPool, PoolError
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -348,7 +341,7 @@ def test_actors_that_cannot_live_end_the_run(
 ):
     """When actors die in their constructor time after time, render() raises PoolError with the
     reason and a remedy, and no row is blamed for it: none ends."""
-    monkeypatch.setattr(pool_module, "MAX_POOL_CRASHES", 4)
+    monkeypatch.setattr(pipeline_module, "MAX_POOL_CRASHES", 4)
     pipeline = bench.pipeline(bench.pool("sample", born=born))
     ended: list[Ending] = []
     reason = "no such model" if born == "raise" else "died"
@@ -361,7 +354,7 @@ def test_actors_that_cannot_live_end_the_run(
 
 def test_an_actor_that_never_comes_up_ends_the_run(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     """A cluster that has no room for an actor makes a run fail in so many words, not wait forever."""
-    monkeypatch.setattr(pool_module, "START_DEADLINE", 1.0)
+    monkeypatch.setattr(pipeline_module, "START_DEADLINE", 1.0)
 
     def too_large() -> Any:
         return ray.remote(Actor).options(num_cpus=1000).remote("sample", bench.folder)
@@ -486,7 +479,7 @@ cluster.add_node(num_cpus=1, resources=dict(steady=1), include_dashboard=False)
 spot = cluster.add_node(num_cpus=1, resources=dict(spot=1))
 ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
 
-from tests.tasks.test_pool import Actor, ActorPool, Pipeline, Stage
+from tests.tasks.test_pipeline import Actor, ActorPool, Pipeline, Stage
 from manifests.row import parse_row
 from tasks.job import Engine, resolve
 from zs2.models import ModelInfo

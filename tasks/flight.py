@@ -1,0 +1,36 @@
+"""A row on its way through the stages, and the shard it came from."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from tasks.job import Ending, Job
+
+
+@dataclass(eq=False)
+class Flight:
+    """One row on its way through the stages."""
+
+    job: Job
+    source: Source
+    started_at: datetime
+    stage: int = 0
+    frames: Any = None  # object reference; the driver never holds pixels
+    report: dict[str, Any] = field(default_factory=dict[str, Any])
+    crashes: int = 0
+
+
+@dataclass(eq=False)
+class Source:
+    """The rows of one shard, pulled one by one."""
+
+    jobs: Iterator[Job]
+    on_end: Callable[[Ending], None]
+    in_flight: int = 0
+    exhausted: bool = False
+    error: Exception | None = None
+    finished: threading.Event = field(default_factory=threading.Event)

@@ -1,0 +1,325 @@
+"""The pipeline that takes rows through the stages and loses none.
+
+The rules (DESIGN.md): the manifest is never read ahead; what an actor held when it died is run again
+one row at a time, so that the neighbours of a poison row survive; a row that kills its actor three
+times is failed; every call has a deadline; actors are killed when the run ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from tasks.actors import StageFailure
+from tasks.flight import Flight, Source
+from tasks.job import Ending, Job
+from tasks.pool import (
+    SLOTS,
+    START_DEADLINE,
+    ActorPool,
+    Broken,
+    Call,
+    PoolError,
+    Worker,
+    answer,
+    wait,
+    why_not_born,
+)
+
+log = logging.getLogger("zs2.pipeline")
+
+MAX_ROW_CRASHES = 3
+# Actors that die without any row done between: the actors cannot work here, not the rows. Strictly
+# above the row's cap, or one poison row could end a run.
+MAX_POOL_CRASHES = 20
+assert MAX_ROW_CRASHES < MAX_POOL_CRASHES
+
+
+class Interrupted(RuntimeError):  # noqa: N818  not an error: the user asked for it
+    """The pipeline was asked to stop before all rows had ended."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the pipeline: its pool, and which rows need it."""
+
+    pool: ActorPool
+    needed: Callable[[Job], bool] = lambda job: True
+
+
+class Pipeline:
+    """Takes the rows of several shards at once through the stages, in one scheduling thread.
+
+    Args:
+        stages: the first samples; rows enter it only while the later stages keep up.
+    """
+
+    def __init__(self, stages: list[Stage]) -> None:
+        self.stages = stages
+        self._waiting: list[deque[Flight]] = [deque() for _ in stages]
+        # Sampled rows that later stages may hold before sampling pauses.
+        self._backlog = SLOTS * sum(len(stage.pool.workers) for stage in stages[1:]) + SLOTS
+        self._sources: deque[Source] = deque()
+        self._wake = threading.Condition()
+        self._draining = False
+        self._closing = False
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="zs2-pipeline", daemon=True)
+        self._thread.start()
+
+    def render(self, jobs: Iterator[Job], on_end: Callable[[Ending], None]) -> None:
+        """Render a shard's rows; returns when all have ended. Several threads may call at once.
+
+        Args:
+            jobs: pulled one at a time, when an actor can take the row.
+            on_end: called once per row, in the pipeline's thread.
+
+        Raises:
+            Interrupted: `drain` was called before the end.
+            PoolError: the actors do not live. Also what `jobs` or `on_end` raised.
+        """
+        source = Source(iter(jobs), on_end)
+        with self._wake:
+            if self._error is not None:
+                raise self._error
+            if self._closing:
+                raise Interrupted("the run was stopped")
+            self._sources.append(source)
+            self._wake.notify_all()
+        source.finished.wait()
+        if source.error is not None:
+            raise source.error
+
+    def drain(self) -> None:
+        """Take no further rows; those in flight end as usual."""
+        with self._wake:
+            self._draining = True
+            self._wake.notify_all()
+
+    def close(self) -> None:
+        """Kill all actors; rows in flight are left as they are, for a later run."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify_all()
+        self._thread.join(timeout=30)
+        for stage in self.stages:
+            stage.pool.kill()
+
+    # The scheduling thread.
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                self._step()
+        except Exception as error:  # whatever it is, the shards that wait must hear of it
+            log.debug("the pipeline stopped", exc_info=True)
+            self._error = error
+        with self._wake:
+            for source in self._sources:
+                source.error = source.error or self._error or Interrupted("the run was stopped")
+                source.finished.set()
+            self._sources.clear()
+
+    def _step(self) -> None:
+        self._start_calls()
+        self._finish_sources()
+        calls = {
+            call.report: (stage, worker, call)
+            for stage in self.stages
+            for worker in stage.pool.workers
+            for call in worker.calls
+        }
+        births = {
+            worker.born: (stage, worker)
+            for stage in self.stages
+            for worker in stage.pool.workers
+            if not worker.ready
+        }
+        awaited = [*births, *calls]
+        if not awaited:
+            with self._wake:
+                if not self._closing and not self._has_work():
+                    self._wake.wait(timeout=1.0)
+            return
+        ready = wait(awaited)
+        for reference in ready:
+            if reference in births:
+                self._greet(*births[reference])
+                continue
+            stage, worker, call = calls[reference]
+            if call in worker.calls:  # not yet dealt with as a fellow of a crash
+                self._end_call(stage, worker, call)
+        self._enforce_deadlines()
+
+    def _has_work(self) -> bool:
+        return any(not s.exhausted for s in self._sources) and not self._draining
+
+    def _start_calls(self) -> None:
+        # From the last stage backwards: finishing rows frees memory, beginning them takes it.
+        for index in range(len(self.stages) - 1, -1, -1):
+            pool = self.stages[index].pool
+            queue = self._waiting[index]
+            while queue:
+                worker = pool.find(queue[0])
+                if worker is None:  # a suspect waits for an actor of its own, and others behind it
+                    break
+                pool.submit(worker, queue.popleft())
+        first = self.stages[0].pool
+        while first.has_slot() and not self._waiting[0] and self._downstream() < self._backlog:
+            flight = self._next_row()
+            if flight is None:
+                return
+            worker = first.find(flight)
+            assert worker is not None, "has_slot() promised one"
+            first.submit(worker, flight)
+
+    def _downstream(self) -> int:
+        running = sum(len(w.calls) for stage in self.stages[1:] for w in stage.pool.workers)
+        return running + sum(len(queue) for queue in self._waiting[1:])
+
+    def _next_row(self) -> Flight | None:
+        if self._draining:
+            return None
+        for source in list(self._sources):
+            if source.exhausted:
+                continue
+            try:
+                job = next(source.jobs)
+            except StopIteration:
+                source.exhausted = True
+                continue
+            except Exception as error:  # a damaged manifest: this shard ends, others go on
+                source.exhausted, source.error = True, error
+                continue
+            source.in_flight += 1
+            return Flight(job, source, datetime.now(UTC))
+        return None
+
+    def _finish_sources(self) -> None:
+        for source in list(self._sources):
+            if source.in_flight or not (source.exhausted or self._draining):
+                continue
+            if not source.exhausted and source.error is None:
+                source.error = Interrupted("the run was interrupted")
+            with self._wake:
+                self._sources.remove(source)
+            source.finished.set()
+
+    def _greet(self, stage: Stage, worker: Worker) -> None:
+        reason = why_not_born(worker)
+        if reason is None:
+            worker.ready = True
+        else:
+            self._lose_actor(stage, worker, reason, blame=False)
+
+    def _end_call(self, stage: Stage, worker: Worker, call: Call) -> None:
+        flight = call.flight
+        said = answer(call)
+        if isinstance(said, Broken):
+            self._end_broken_call(stage, worker, call, said)
+            return
+        stage.pool.take(worker, call)
+        stage.pool.crashes_in_a_row = 0
+        if isinstance(said, StageFailure):
+            log.info("row %s failed\n%s", flight.job.row.id, said.details)
+            if said.fatal:
+                self._lose_actor(stage, worker, said.message, blame=False)
+            self._fail(flight, said.stage, said.error_type, said.message)
+            return
+        flight.report |= said
+        flight.frames = call.frames
+        self._advance(flight)
+
+    def _end_broken_call(self, stage: Stage, worker: Worker, call: Call, said: Broken) -> None:
+        if said.lost == "actor":
+            self._lose_actor(stage, worker, said.reason)
+            return
+        stage.pool.take(worker, call)
+        flight = call.flight
+        if said.lost == "frames":  # begin again: sampled latents are on disk
+            flight.stage, flight.frames = 0, None
+            self._lose_row(flight, stage, said.reason)
+        else:
+            self._fail(flight, stage.pool.name, said.error_type, said.reason)
+
+    def _advance(self, flight: Flight) -> None:
+        flight.stage += 1
+        while flight.stage < len(self.stages):
+            if self.stages[flight.stage].needed(flight.job):
+                self._waiting[flight.stage].append(flight)
+                return
+            flight.stage += 1
+        note = flight.report.pop("note", None)
+        self._end(flight, error_type="note" if note else None, error_message=note)
+
+    def _lose_actor(self, stage: Stage, worker: Worker, reason: str, *, blame: bool = True) -> None:
+        """Replace an actor. The row at work carries the blame, the one that waited does not."""
+        pool = stage.pool
+        pool.crashes_in_a_row += 1
+        culprit = worker.calls[0] if blame else None
+        lost = pool.replace(worker)
+        if pool.crashes_in_a_row >= MAX_POOL_CRASHES:
+            raise PoolError(
+                f"{MAX_POOL_CRASHES} {pool.name} actors died in a row without a row done "
+                f"({reason}); run `zs2 doctor`, and look into the logs of Ray"
+            )
+        for call in lost:
+            if call is not culprit:
+                self._waiting[call.flight.stage].appendleft(call.flight)
+        if culprit is not None:
+            self._lose_row(culprit.flight, stage, reason)
+
+    def _lose_row(self, flight: Flight, stage: Stage, reason: str) -> None:
+        flight.crashes += 1
+        log.warning("row %s: attempt %d: %s", flight.job.row.id, flight.crashes, reason)
+        if flight.crashes >= MAX_ROW_CRASHES:
+            self._fail(flight, stage.pool.name, "ActorDied", f"{reason} ({flight.crashes} times)")
+            return
+        self._waiting[flight.stage].appendleft(flight)
+
+    def _fail(self, flight: Flight, stage: str, error_type: str, message: str) -> None:
+        self._end(flight, stage=stage, error_type=error_type, error_message=message)
+
+    def _end(
+        self,
+        flight: Flight,
+        *,
+        stage: str | None = None,
+        error_type: str | None = None,
+        error_message: str | None = None,
+    ) -> None:
+        flight.frames = None
+        flight.source.in_flight -= 1
+        flight.source.on_end(
+            Ending(
+                flight.job,
+                "failed" if stage else "ok",
+                flight.started_at,
+                datetime.now(UTC),
+                attempts=flight.crashes + (0 if error_type == "ActorDied" else 1),
+                stage=stage,
+                error_type=error_type,
+                error_message=error_message,
+                report=flight.report,
+            )
+        )
+
+    def _enforce_deadlines(self) -> None:
+        now = time.monotonic()
+        for stage in self.stages:
+            pool = stage.pool
+            for worker in pool.workers:
+                head = worker.calls[0] if worker.calls else None
+                if head and head.head_since and now - head.head_since > pool.deadline:
+                    reason = f"it ran past its deadline of {pool.deadline:g} s"
+                    self._lose_actor(stage, worker, reason)
+                elif not worker.ready and now - worker.started_at > START_DEADLINE:
+                    raise PoolError(
+                        f"no {pool.name} actor came up within {START_DEADLINE:g} s; "
+                        "does the cluster still have room? `ray status` tells"
+                    )
