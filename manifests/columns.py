@@ -127,9 +127,9 @@ _TABLE = (
     Column(
         "model",
         "string",
-        text("a bundled name, a hub id, a folder or a .safetensors file", empty=False),
+        text("a bundled name, a hub id or a local folder", empty=False),
         "zs2-mini",
-        "a bundled name, a hub id with optional @revision, a local folder or a .safetensors file",
+        "a bundled name, a hub id with optional @revision, or a local folder (single .safetensors files: not yet)",
     ),
     _missing(
         "lora",

@@ -212,7 +212,7 @@ def load_pipeline(
         pipe = DiffusionPipeline.from_pretrained(
             info.location,
             revision=info.revision,
-            torch_dtype=dtype,
+            dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=info.is_local,
