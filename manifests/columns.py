@@ -129,7 +129,7 @@ _TABLE = (
         "string",
         text("a bundled name, a hub id or a local folder", empty=False),
         "zs2-mini",
-        "a bundled name, a hub id with optional @revision, or a local folder (single .safetensors files: not yet)",
+        "a bundled name, a hub id with optional @revision, or a local folder (no single files yet)",
     ),
     _missing(
         "lora",
