@@ -19,7 +19,7 @@ from tasks.plan import Catalogue, Plan, make_plan
 
 # UNet pictures a second of zs2-mini, one thread of a server core; measured by `zs2 plan`'s own
 # source of rates, a finished run's summary.json. Other models: --rate, or render a few rows first.
-MINI_PICTURES_PER_SECOND = 70.0
+MINI_PICTURES_PER_SECOND = 75.0
 
 
 def plan(
