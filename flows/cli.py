@@ -162,7 +162,9 @@ def plan(
     samplers: Annotated[int, typer.Option(help="Devices to divide the work among.")] = 1,
     rate: Annotated[
         float | None,
-        typer.Option(help="UNet pictures a second of one device; default: measured before."),
+        typer.Option(
+            help="UNet pictures of the model's size a second, of a device; default: measured."
+        ),
     ] = None,
     price_per_hour: PriceOption = None,
     as_json: JsonOption = False,
@@ -313,9 +315,21 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+def _is_utf8(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _guarded(command: Callable[[], Any]) -> int:
     from flows.errors import exit_code_of
 
+    for word in sys.argv:
+        if not _is_utf8(word):
+            say(f"zs2: expected names in UTF-8, found {word!r}; rename the file or folder")
+            return BAD_USAGE
     try:
         command()
     except BrokenPipeError:  # `zs2 … | head`

@@ -18,7 +18,7 @@ class Progress:
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
-        self.total = self.ended = self.failed = self.frames = 0
+        self.total = self.ended = self.failed = self.invalid = self.frames = 0
         self.started = time.monotonic()
         self.said = 0.0
         self._bar: Any = None
@@ -39,7 +39,7 @@ class Progress:
 
     def on_plan(self, plan: Plan) -> None:
         """The plan is made: the number of rows is known."""
-        self.total = plan.work.rows + plan.invalid_rows
+        self.total = plan.work.rows
         done = f", {plan.done} done before" if plan.done else ""
         bad = f", {plan.invalid_rows} invalid" if plan.invalid_rows else ""
         if self._bar is not None:
@@ -50,8 +50,11 @@ class Progress:
 
     def on_row(self, row: ResultRow) -> None:
         """A row has ended."""
+        if row.status == "invalid":
+            self.invalid += 1
+            return
         self.ended += 1
-        self.failed += row.status != "ok"
+        self.failed += row.status == "failed"
         self.frames += row.num_frames or 0
         if self._bar is not None:
             failed = f"{self.failed} failed" if self.failed else ""

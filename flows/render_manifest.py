@@ -41,6 +41,7 @@ class Caller:
 
     on_plan: Callable[[Plan], None] = lambda plan: None
     on_row: Observer = lambda row: None
+    on_interrupt: Callable[[], None] = lambda: None
     crew: Crew | None = None
 
 
@@ -84,7 +85,10 @@ def render_manifest(
     with folder.lock(run_id), _log_file(folder, run_id, called_by):
         folder.sweep_temporary()
         run_file = _begin_run_file(folder, run_id, manifest, source, settings)
-        with _render_run(run_id, source, folder, settings, called_by) as run:
+        with (
+            _told_how_it_ended(folder, run_file),
+            _render_run(run_id, source, folder, settings, called_by) as run,
+        ):
             made = plan(run, settings.on_invalid == "skip")
             called_by.on_plan(made)
             log.info(
@@ -105,6 +109,19 @@ def render_manifest(
             {**run_file, "state": state, "finished_at": datetime.now(UTC).isoformat()},
         )
     return summary
+
+
+@contextmanager
+def _told_how_it_ended(folder: RunFolder, run_file: dict[str, Any]) -> Generator[None]:
+    """Should the run break off, say so in run.json and in its log."""
+    try:
+        yield
+    except BaseException as error:  # Ctrl-C too
+        broken = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        reason = f"{type(error).__name__}: {error}"
+        log.error("%s", broken, exc_info=error)
+        write_json(folder.run_file, {**run_file, "state": broken, "error": reason})
+        raise
 
 
 def _render_shards(run: RenderRun, made: Plan) -> None:
@@ -192,6 +209,7 @@ def _interruptible(run: RenderRun, caller: Caller) -> Generator[None]:
         if run.is_interrupted:
             raise KeyboardInterrupt
         run.interrupt()
+        caller.on_interrupt()
 
     previous = {number: signal.signal(number, stop) for number in signals}
     try:

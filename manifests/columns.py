@@ -33,6 +33,9 @@ SEGMENT_FRAMES = 8  # the paper's m
 # codec -> (lowest, highest, default) of `quality`; a codec that is not here has no such setting
 QUALITY = {"h264": (0, 51, 18), "webp": (0, 100, 90)}
 
+# codec -> most frames a second that its container keeps; `fps` times `temporal_scale` may not pass it
+MOST_FPS = {"h264": 1000.0, "gif": 100.0, "webp": 1000.0, "ffv1": 1000.0, "png": 1000.0}
+
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _ID_EXPECTED = "1 to 128 of `A-Za-z0-9._-`, not starting with a dot"
 
@@ -202,7 +205,13 @@ _TABLE = (
         0.01,
         "λ, the KL divergence between neighbours' noise: speed of motion; 0 is a still clip",
     ),
-    Column("solver", "string", choice(SOLVERS), "expected", "how α is found from λ"),
+    Column(
+        "solver",
+        "string",
+        choice(SOLVERS),
+        "expected",
+        "how α is found from λ; algorithm1, as printed, can stand still",
+    ),
     Column("noise_candidates", "int32", whole(1), 1, "noises drawn per frame before the solver"),
     Column(
         "momentum",

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from manifests.columns import (
     COLUMNS,
     META,
+    MOST_FPS,
     NOISES_WITH_ALPHA,
     QUALITY,
     SEGMENT_FRAMES,
@@ -169,6 +170,8 @@ def _check_together(
         _check_alpha(row, own, faults)
     if "codec" not in bad and "quality" not in bad:
         _check_quality(row, own, faults)
+    if not bad & {"codec", "fps", "temporal_scale"}:
+        _check_rate(row, faults)
 
 
 def _check_frames(
@@ -227,6 +230,13 @@ def _check_quality(row: dict[str, Any], own: Mapping[str, Any], faults: list[Fau
     elif not low <= quality <= high:
         expected = f"a whole number from {low} to {high}, as codec is `{codec}`"
         faults.append(Fault("quality", expected, str(quality)))
+
+
+def _check_rate(row: dict[str, Any], faults: list[Fault]) -> None:
+    rate, most = row["fps"] * row["temporal_scale"], MOST_FPS[row["codec"]]
+    if rate > most:
+        expected = f"fps × temporal_scale of at most {most:g}, as codec is `{row['codec']}`"
+        faults.append(Fault("fps", expected, f"{rate:g}"))
 
 
 def parse_defaults(pairs: Iterable[str]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class SamplerActor:
         return {
             "kl_achieved": sampled.kl,
             "unet_calls": 0 if sampled.reused else job.unet_calls,
-            "unet_pictures": 0 if sampled.reused else job.unet_pictures,
+            "native_pictures": 0.0 if sampled.reused else job.native_pictures,
             "device": self._device(),
             "node": socket.gethostname(),
             "seconds_sample": time.monotonic() - started,
@@ -278,13 +278,19 @@ def connect(address: str | None = None, local_gpus: int | None = None) -> dict[s
         # One logical core more than there are: the post-processing actors wait most of the time,
         # and a machine of two cores still gets two samplers.
         cores = len(os.sched_getaffinity(0)) + 1
-        ray.init(
-            address="local",
-            num_cpus=cores,
-            num_gpus=local_gpus,
-            include_dashboard=False,
-            **common,
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cores,
+                num_gpus=local_gpus,
+                include_dashboard=False,
+                **common,
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ClusterError(
+                f"Ray does not start on this machine ({type(error).__name__}: {error}); it needs a "
+                "HOME that can be written and a TMPDIR whose name is plain ASCII"
+            ) from error
     return dict[str, float](ray.cluster_resources())
 
 

@@ -37,7 +37,7 @@ import numpy as np
 from av.filter import Graph
 from PIL import Image
 
-from manifests.columns import QUALITY
+from manifests.columns import MOST_FPS, QUALITY
 from manifests.storage import SUFFIXES, publish_folder, write_aside
 from tasks.temporal_sr import check_frames
 
@@ -85,13 +85,12 @@ class _Codec:
     encoder: str
     muxer: str
     even: bool = False  # height and width must be even
-    most_fps: float = 1000
 
 
 _CODECS = {
     "h264": _Codec("libx264", "mp4", even=True),
     "ffv1": _Codec("ffv1", "matroska"),
-    "gif": _Codec("gif", "gif", most_fps=100),
+    "gif": _Codec("gif", "gif"),
     "webp": _Codec("libwebp", "webp"),
     "png": _Codec("png", "image2"),
 }
@@ -207,9 +206,9 @@ def _checked(frames: Array, fps: float, codec: str, quality: int | None) -> _Cod
         state = "is not built yet" if codec in SUFFIXES else "is unknown"
         raise ValueError(f"codec: {codec!r} {state}; choose one of {', '.join(_CODECS)}")
     chosen = _CODECS[codec]
-    if not _LEAST_FPS <= fps <= chosen.most_fps:
+    if not _LEAST_FPS <= fps <= MOST_FPS[codec]:
         raise ValueError(
-            f"fps: expected {_LEAST_FPS:g} to {chosen.most_fps:g} frames/s for {codec}; "
+            f"fps: expected {_LEAST_FPS:g} to {MOST_FPS[codec]:g} frames/s for {codec}; "
             f"found {fps!r}; change fps or temporal_scale, or choose another codec"
         )
     low, high, _ = QUALITY.get(codec, (-math.inf, math.inf, 0))

@@ -91,6 +91,12 @@ class Job:
         return self.unet_calls * self.row.segment_frames * (2 if self.is_guided else 1)
 
     @property
+    def native_pictures(self) -> float:
+        """`unet_pictures` in pictures of the model's own size, by area: what a rate is counted in."""
+        height, width = self.row.height or 0, self.row.width or 0
+        return self.unet_pictures * (height * width) / (self.model.height * self.model.width)
+
+    @property
     def output_frames(self) -> int:
         """Frames of the finished video."""
         return (self.row.num_frames - 1) * self.row.temporal_scale + 1

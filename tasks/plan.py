@@ -86,6 +86,7 @@ class Work:
     output_frames: int = 0
     unet_calls: int = 0
     unet_pictures: int = 0
+    native_pictures: float = 0.0
     padded_frames: int = 0
     video_bytes: int = 0
     latent_bytes: int = 0
@@ -100,6 +101,7 @@ class Work:
         self.output_frames += job.output_frames
         self.unet_calls += job.unet_calls
         self.unet_pictures += job.unet_pictures
+        self.native_pictures += job.native_pictures
         self.padded_frames += row.num_segments * row.segment_frames - row.num_frames
         self.video_bytes += int(job.output_frames * pixels * FINISHED_BYTES_PER_PIXEL) + 2048
         self.latent_bytes += row.num_frames * latent * LATENT_BYTES

@@ -43,7 +43,7 @@ class Tally:
     frames: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     unet_calls: int = 0
-    unet_pictures: int = 0
+    native_pictures: float = 0.0
     wall_seconds: float = 0.0
     device_seconds: float = 0.0
 
@@ -51,7 +51,7 @@ class Tally:
         self.statuses[row.status] += 1
         self.frames += row.num_frames or 0
         self.unet_calls += (report or {}).get("unet_calls", 0)
-        self.unet_pictures += (report or {}).get("unet_pictures", 0)
+        self.native_pictures += (report or {}).get("native_pictures", 0.0)
         for stage in STAGES:
             self.seconds[stage] += getattr(row, f"seconds_{stage}") or 0.0
 
@@ -95,12 +95,13 @@ def summarise(
 ) -> dict[str, Any]:
     """The summary of a run: `rows` counts the whole ledger, everything else this run alone.
 
-    `unet_pictures_per_second` is one device's, while it sampled and decoded: what `zs2 plan` uses.
+    `native_pictures_per_second` counts UNet pictures of the model's own size, of one device while
+    it sampled and decoded: what `zs2 plan` uses.
     """
     wall = tally.wall_seconds
     hours = tally.device_seconds / 3600
     ended = sum(tally.statuses.values())
-    sampling = tally.seconds["sample"] if tally.unet_pictures else 0.0
+    sampling = tally.seconds["sample"] if tally.native_pictures else 0.0
     return {
         "run_id": run_id,
         "rows": {status: statuses.get(status, 0) for status in ("ok", "failed", "invalid")},
@@ -109,7 +110,9 @@ def summarise(
         },
         "frames": tally.frames,
         "unet_calls": tally.unet_calls,
-        "unet_pictures_per_second": round(tally.unet_pictures / sampling, 3) if sampling else None,
+        "native_pictures_per_second": (
+            round(tally.native_pictures / sampling, 3) if sampling else None
+        ),
         "wall_seconds": round(wall, 3),
         "clips_per_second": round(ended / wall, 4) if wall else 0.0,
         "frames_per_second": round(tally.frames / wall, 4) if wall else 0.0,

@@ -143,11 +143,12 @@ def truncation_note(sampler: ZS2Sampler, job: Job) -> str | None:
     """What to tell the ledger when a prompt is longer than the text encoder reads."""
     tokenizer = sampler.pipe.tokenizer
     limit = tokenizer.model_max_length
-    texts = [*job.row.prompt, job.row.negative_prompt]
-    longest = max(len(tokenizer(text, truncation=False).input_ids) for text in texts)
-    if longest <= limit:
-        return None
-    return f"prompt truncated: {longest} tokens, the model reads {limit}"
+    notes: list[str] = []
+    for name, texts in (("prompt", job.row.prompt), ("negative_prompt", [job.row.negative_prompt])):
+        longest = max(len(tokenizer(text, truncation=False).input_ids) for text in texts)
+        if longest > limit:
+            notes.append(f"{name} truncated: {longest} tokens, the model reads {limit}")
+    return "; ".join(notes) or None
 
 
 def interpolate_frames(job: Job, frames: Frames) -> Frames:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -102,6 +103,8 @@ def _describe_hub(model: str) -> ModelInfo:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    # Its lines of retries say less than the error below.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     repo, _, revision = model.partition("@")
     try:
         paths = [Path(hf_hub_download(repo, part, revision=revision or None)) for part in _CONFIGS]

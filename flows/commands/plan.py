@@ -51,7 +51,7 @@ def plan(
     if made.invalid_rows:
         raise UsageError(f"{manifest}: {format_problems(made.problems)}")
     rate, source_of_rate = _rate(rate, folder, made)
-    hours = made.work.unet_pictures / rate / 3600 if rate else None
+    hours = made.work.native_pictures / rate / 3600 if rate else None
     return {
         "manifest": manifest,
         "rows": made.rows,
@@ -70,15 +70,15 @@ def plan(
 
 
 def _rate(given: float | None, folder: RunFolder | None, made: Plan) -> tuple[float | None, str]:
-    """UNet pictures a second of one device, and where the figure comes from."""
+    """Pictures of the model's own size a second of one device, and where the figure is from."""
     if given is not None:
         if given <= 0:
             raise UsageError(f"--rate: expected a number above 0, found {given}")
         return given, "--rate"
     summary = read_json(folder.summary_file) if folder else None
-    if summary and summary.get("unet_pictures_per_second"):
+    if summary and summary.get("native_pictures_per_second"):
         return float(
-            summary["unet_pictures_per_second"]
+            summary["native_pictures_per_second"]
         ), "measured by the last run into this folder"
     locations = {shard.signature.location for shard in made.shards}
     if locations and all(location.endswith("zs2-mini") for location in locations):

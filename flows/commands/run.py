@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -132,7 +133,9 @@ def _run_flow(
         with embedded_prefect():
             from flows.render_manifest import Caller, caller, render_manifest
 
-            token = caller.set(Caller(progress.on_plan, progress.on_row, crew))
+            token = caller.set(
+                Caller(progress.on_plan, progress.on_row, _say_what_ctrl_c_does, crew)
+            )
             try:
                 return render_manifest(manifest, str(folder.root), settings)
             finally:
@@ -142,8 +145,13 @@ def _run_flow(
             crew.close()
 
 
+def _say_what_ctrl_c_does() -> None:
+    say("ending the rows in flight; Ctrl-C again stops at once")
+
+
 def _closing_lines(summary: Mapping[str, Any], folder: RunFolder, seconds: float) -> str:
     rows, rendered = summary["rows"], summary["rendered"]
+    named = shlex.quote(str(folder.root))
     total = sum(rows.values()) + summary["left"]
     if not any(rendered.values()):
         lines = [f"nothing to do: {rows['ok']} of {total} rows are ok"]
@@ -155,8 +163,8 @@ def _closing_lines(summary: Mapping[str, Any], folder: RunFolder, seconds: float
         ]
     if rows["failed"] or rows["invalid"]:
         lines.append(
-            f"{rows['failed']} failed, {rows['invalid']} invalid: `zs2 status {folder.root}` says why"
-            + (f", `zs2 retry {folder.root}` tries again" if rows["failed"] else "")
+            f"{rows['failed']} failed, {rows['invalid']} invalid: `zs2 status {named}` says why"
+            + (f", `zs2 retry {named}` tries again" if rows["failed"] else "")
         )
     if summary["state"] == "interrupted":
         lines.append("interrupted; the same command goes on where it stopped")

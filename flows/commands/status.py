@@ -36,6 +36,7 @@ def status(out: Path) -> dict[str, Any]:
         "manifest": content["manifest"],
         "run_id": content["run_id"],
         "state": _state(content["state"], holder is not None),
+        "error": content.get("error"),
         "rows": total,
         **counts,
         "left": left,
@@ -71,6 +72,8 @@ def text(report: Mapping[str, Any]) -> str:
         f"{report['ok']:,} ok, {report['failed']:,} failed, {report['invalid']:,} invalid, "
         f"{report['left']:,} left of {report['rows']:,} rows",
     ]
+    if report["error"]:
+        lines.append(report["error"])
     if report["rows_per_second"]:
         lines.append(
             f"{report['rows_per_second']:.2f} rows/s, about {duration(report['eta_seconds'])} left"

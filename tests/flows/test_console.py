@@ -52,5 +52,5 @@ def test_progress_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None
             lines = said.err.splitlines()
             assert lines[0].startswith("starting")
             assert lines[1] == "2 rows to render in 0 shards, 1 done before, 1 invalid"
-            assert lines[2].startswith("1/3 rows, ") and lines[2].endswith(" left, 1 failed")
+            assert lines[2].startswith("1/2 rows, ") and lines[2].endswith(" left, 1 failed")
             assert len(lines) == 3

@@ -324,3 +324,20 @@ def test_good_rows_keep_their_values(values: dict[str, Any]):
     row = parse(**values)
     for name, value in values.items():
         assert getattr(row, name) == value
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ({"codec": "gif", "fps": 240}, "240"),
+        ({"codec": "gif", "fps": 60, "temporal_scale": 4}, "240"),
+        ({"codec": "h264", "fps": 240, "temporal_scale": 8}, "1920"),
+    ],
+)
+def test_a_rate_that_the_codec_cannot_keep_is_refused(values: dict[str, Any], found: str):
+    """fps × temporal_scale is checked against the codec before anything is sampled."""
+    with pytest.raises(RowError) as error:
+        parse(**values)
+    (fault,) = error.value.faults
+    assert (fault.column, fault.found) == ("fps", found)
+    assert parse(codec="gif", fps=25, temporal_scale=4).fps == 25

@@ -261,9 +261,16 @@ def test_work_adds_up(build: Build):
     work = plan(manifest).work
     assert (work.rows, work.frames, work.output_frames) == (2, 20, 8 + 23)
     assert (work.unet_calls, work.unet_pictures) == (10 + 2 * 5, 10 * 8 + 2 * 5 * 8 * 2)
+    assert work.native_pictures == work.unet_pictures  # both at the model's own size
     assert work.padded_frames == 4
     assert work.latent_bytes == 20 * 4 * 16 * 16 * 4
     assert work.video_bytes > 0
+
+
+def test_larger_pictures_count_by_their_area(build: Build):
+    """A rate is counted in pictures of the model's own size: twice as high and wide is four of them."""
+    work = plan(build({"id": ["a"], "height": [64], "width": [64], "guidance_scale": [1.0]})).work
+    assert work.native_pictures == 4 * work.unet_pictures
 
 
 def test_memory_and_speed_of_planning(build: Build, capsys: pytest.CaptureFixture[str]):

@@ -80,7 +80,7 @@ def ids(*names: str) -> Known:
 def tally_of(rows: list[ResultRow]) -> Tally:
     tally = Tally(wall_seconds=10.0, device_seconds=20.0)
     for row in rows:
-        tally.add(row, {"unet_calls": 4, "unet_pictures": 32})
+        tally.add(row, {"unet_calls": 4, "native_pictures": 32})
     return tally
 
 
@@ -184,7 +184,7 @@ def test_summary(folder: RunFolder):
     }
     assert (summary["frames"], summary["unet_calls"], summary["wall_seconds"]) == (6, 12, 10.0)
     assert (summary["clips_per_second"], summary["frames_per_second"]) == (0.3, 0.6)
-    assert summary["unet_pictures_per_second"] == 96 / 4.0
+    assert summary["native_pictures_per_second"] == 96 / 4.0
     assert summary["device_hours"] == pytest.approx(20 / 3600, abs=1e-6)
     assert summary["cost"] == pytest.approx(0.02, abs=1e-6)
     assert summary["versions"] == versions() and "torch" in summary["versions"]
@@ -201,7 +201,7 @@ def test_summary_without_any_work():
     """No rows, no seconds: rates of 0 and unknown speed, not a division by zero."""
     summary = summarise(Tally(), {}, "r", None)
     assert (summary["clips_per_second"], summary["frames_per_second"]) == (0.0, 0.0)
-    assert summary["unet_pictures_per_second"] is None and summary["cost"] is None
+    assert summary["native_pictures_per_second"] is None and summary["cost"] is None
 
 
 def test_publishing_again_gives_the_same(folder: RunFolder):

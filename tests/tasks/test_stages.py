@@ -124,6 +124,8 @@ def test_truncation_note(sampler: ZS2Sampler, tiny_job: TinyJob):
     note = f"prompt truncated: {limit + 5} tokens, the model reads {limit}"
     assert stages.truncation_note(sampler, tiny_job(prompt=long)) == note
     assert stages.truncation_note(sampler, tiny_job(prompt=["a", long])) == note
+    negative = tiny_job(prompt=fits, negative_prompt=long)
+    assert stages.truncation_note(sampler, negative) == f"negative_{note}"
 
 
 def test_post_processing(tiny_job: TinyJob):
