@@ -311,7 +311,7 @@ ROWS = st.fixed_dictionaries(
         "kl_target": st.floats(0, 5),
         "momentum": st.floats(0, 1),
         "codec": st.sampled_from(["h264", "gif", "png"]),
-        "fps": st.floats(0.5, 240),
+        "fps": st.floats(0.5, 12.0),
         "height": st.integers(1, 1024).map(lambda k: 8 * k),
     },
 )
