@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from flows.console import Progress, duration, say
 from flows.errors import UsageError
 from flows.settings import RenderSettings, default_out
+from manifests.journal import list_journals
 from manifests.ledger import known
 from manifests.read import open_manifest
 from manifests.row import check_defaults, parse_defaults
@@ -62,6 +63,9 @@ def run(
     with folder.lock("starting"):  # refused now rather than after Prefect and Ray have started
         pass
     started = time.monotonic()
+    settled = _settled(manifest, folder, settings) if not rows else None
+    if settled is not None:
+        return _end(settled, folder, 0.0, quiet=quiet, as_json=as_json)
     # Ray starts in the background while Prefect does in the foreground.
     crew = Crew(settings.cluster(), folder.root, rows) if rows else None
     try:
@@ -70,10 +74,17 @@ def run(
     except KeyboardInterrupt:
         say("interrupted; the same command goes on where it stopped")
         return 130
+    return _end(summary, folder, time.monotonic() - started, quiet=quiet, as_json=as_json)
+
+
+def _end(
+    summary: Mapping[str, Any], folder: RunFolder, seconds: float, *, quiet: bool, as_json: bool
+) -> int:
+    """Say how a run ended; returns its exit code."""
     if as_json:
         print(json.dumps(summary, ensure_ascii=False))
     elif not quiet:
-        say(_closing_lines(summary, folder, time.monotonic() - started))
+        say(_closing_lines(summary, folder, seconds))
     if summary["state"] == "interrupted":
         return 130
     counts = summary["rows"]
@@ -118,6 +129,26 @@ def _rows_to_render(manifest: str, folder: RunFolder, settings: RenderSettings) 
             "nothing was rendered; mend the rows, or render the others with --on-invalid=skip"
         )
     return made.work.rows
+
+
+def _settled(manifest: str, folder: RunFolder, settings: RenderSettings) -> dict[str, Any] | None:
+    """The last run's summary where this very run has ended and nothing is left to publish.
+
+    Then neither Prefect nor Ray need to start for a run without work.
+    """
+    run_file, summary = read_json(folder.run_file), read_json(folder.summary_file)
+    if run_file is None or summary is None or run_file.get("state") != "finished":
+        return None
+    same = (
+        run_file["identity"] == open_manifest(manifest).identity()
+        and run_file["settings"] == settings.model_dump(mode="json")
+        and sum(summary["rows"].values()) == run_file["rows"]
+        and not list_journals(folder.results)
+        and folder.metadata_file.exists()
+        and folder.gallery_file.exists()
+    )
+    none = dict.fromkeys(summary["rows"], 0)
+    return {**summary, "rendered": none, "state": "finished", "left": 0} if same else None
 
 
 def _run_flow(
