@@ -31,7 +31,7 @@ test: $(VENV)/.dev ## the tests, about five minutes on two cores
 	$(BIN)/python -m pytest -q -m "not slow"
 
 test-slow: $(VENV)/.dev ## the longer proofs
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m "slow and not soak"
 
 check: $(VENV)/.dev ## formatting, lint, types
 	$(BIN)/ruff format --check .
