@@ -18,7 +18,7 @@ from manifests.journal import list_journals
 from manifests.ledger import known
 from manifests.read import open_manifest
 from manifests.row import check_defaults, parse_defaults
-from manifests.run_file import read_json
+from manifests.run_file import read_json, write_json
 from manifests.storage import RunFolder
 from manifests.validate import format_problems
 from tasks.crew import Crew
@@ -65,6 +65,7 @@ def run(
     started = time.monotonic()
     settled = _settled(manifest, folder, settings) if not rows else None
     if settled is not None:
+        write_json(folder.summary_file, settled)
         return _end(settled, folder, 0.0, quiet=quiet, as_json=as_json)
     # Ray starts in the background while Prefect does in the foreground.
     crew = Crew(settings.cluster(), folder.root, rows) if rows else None
@@ -132,7 +133,7 @@ def _rows_to_render(manifest: str, folder: RunFolder, settings: RenderSettings) 
 
 
 def _settled(manifest: str, folder: RunFolder, settings: RenderSettings) -> dict[str, Any] | None:
-    """The last run's summary where this very run has ended and nothing is left to publish.
+    """This run's summary where the same run has ended before and nothing is left to publish.
 
     Then neither Prefect nor Ray need to start for a run without work.
     """
