@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 BUNDLED = Path(__file__).parent / "mini"
 DEFAULTS_FILE = "zs2.json"  # a model folder may carry its own steps, guidance and size
-PIPELINES = ("StableDiffusionPipeline",)
+PIPELINES = (
+    "StableDiffusionPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusionInstructPix2PixPipeline",
+)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -42,6 +46,7 @@ class ModelInfo:
         revision: the hub's commit; None for a local folder (its weights are its revision).
         height, width: pixels at which it samples by default.
         latent_channels, scale_factor: latents are (latent_channels, height/scale, width/scale).
+        pipeline: the diffusers class, one of PIPELINES.
     """
 
     name: str
@@ -52,10 +57,16 @@ class ModelInfo:
     latent_channels: int
     scale_factor: int
     defaults: ModelDefaults = field(default_factory=ModelDefaults)
+    pipeline: str = "StableDiffusionPipeline"
 
     @property
     def is_local(self) -> bool:
         return self.revision is None
+
+    @property
+    def edits(self) -> bool:
+        """Whether it changes a source clip by instruction, and so needs one."""
+        return self.pipeline == "StableDiffusionInstructPix2PixPipeline"
 
 
 def bundled_models() -> list[str]:
@@ -142,9 +153,10 @@ def _info(
         revision,
         height=defaults.height or height * scale,
         width=defaults.width or width * scale,
-        latent_channels=unet["in_channels"],
+        latent_channels=vae["latent_channels"],
         scale_factor=scale,
         defaults=defaults,
+        pipeline=pipeline,
     )
 
 
