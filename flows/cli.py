@@ -248,8 +248,16 @@ def manifest_validate(
 
 @manifest_app.command("build")
 def manifest_build(
-    source: Annotated[Path, typer.Argument(help="A .txt, .csv or .jsonl of prompts.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The manifest to write.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="The manifest to write; of --study also a folder.")
+    ],
+    source: Annotated[
+        Path | None, typer.Argument(help="A .txt, .csv or .jsonl of prompts.")
+    ] = None,
+    study: Annotated[
+        bool,
+        typer.Option("--study", help="Instead of a source: the paper's λ and μ grid and prompts."),
+    ] = False,
     seed: Annotated[list[int] | None, typer.Option(help="Seeds of the grid; repeatable.")] = None,
     kl_target: Annotated[
         list[float] | None, typer.Option(help="λ values of the grid; repeatable.")
@@ -269,16 +277,18 @@ def manifest_build(
     """Turn prompts into a manifest: prompt × slots × seed × λ × μ."""
     from flows.commands import manifest as manifest_commands
 
-    count = manifest_commands.build_manifest(
+    written = manifest_commands.build_manifests(
         source,
         out,
-        seeds=seed,
-        kl_targets=kl_target,
-        momentums=momentum,
+        study=study,
+        seeds=seed or [],
+        kl_targets=kl_target or [],
+        momentums=momentum or [],
         slots=slot or [],
         pairs=defaults or [],
     )
-    print(f"{out}: {count:,} rows")
+    for path, rows in written:
+        print(f"{path}: {rows:,} rows")
 
 
 @manifest_app.command("show")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
@@ -29,6 +29,7 @@ BATCH_ROWS = 8192
 MAX_FAULTS = 50  # shown; the rest is counted
 _SLOT = re.compile(r"\{(\w+)\}")
 _SHORT = {"seed": "s", "kl_target": "kl", "momentum": "mu"}
+Records = Iterator[tuple[int, dict[str, Any]]]  # values by column, with the line they come from
 _ARROW = {"string": pa.string(), "int32": pa.int32(), "int64": pa.int64(), "float": pa.float64()}
 
 
@@ -36,7 +37,8 @@ _ARROW = {"string": pa.string(), "int32": pa.int32(), "int64": pa.int64(), "floa
 class _Recipe:
     """What `build` was asked for."""
 
-    source: Path
+    name: str
+    read: Callable[[], Records]
     grid: Mapping[str, Sequence[Any]]
     slots: Mapping[str, Sequence[str]]
     columns: Mapping[str, Any]
@@ -63,14 +65,34 @@ def build(
         columns: values for every row that has none of its own.
 
     Raises:
-        ManifestError: the source cannot be read, or rows would not be valid. Nothing is written.
+        ManifestError: the source cannot be read, rows would not be valid, or no prompt has a slot.
+            Nothing is written.
     """
-    recipe = _Recipe(Path(source), grid or {}, slots or {}, columns or {})
-    target = Path(output)
+    path = Path(source)
+    recipe = _Recipe(str(path), lambda: _read(path), grid or {}, slots or {}, columns or {})
+    return _write(recipe, Path(output))
+
+
+def build_from(
+    name: str,
+    records: Sequence[Mapping[str, Any]],
+    output: str | Path,
+    *,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    columns: Mapping[str, Any] | None = None,
+) -> int:
+    """As `build`, from records by column; `name` is what messages call them, None is no value."""
+    given = [{n: v for n, v in record.items() if v is not None} for record in records]
+    recipe = _Recipe(name, lambda: enumerate(given, 1), grid or {}, {}, columns or {})
+    return _write(recipe, Path(output))
+
+
+def _write(recipe: _Recipe, target: Path) -> int:
     if target.is_dir():
         raise ManifestError(f"{target} is a folder: name a file, such as {target}/manifest.parquet")
     _check_recipe(recipe)
     schema, rows = _survey(recipe)
+    _check_slots(recipe)
     try:
         with write_aside(target) as aside:
             with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
@@ -102,11 +124,27 @@ def _check_recipe(recipe: _Recipe) -> None:
             if name not in COLUMNS and not name.startswith(META):
                 raise ManifestError(f"{what}: `{name}` is not a column, {meant(name)}")
             if name in ("id", "prompt"):
-                raise ManifestError(f"{what}: `{name}` comes from {recipe.source.name}, row by row")
+                raise ManifestError(
+                    f"{what}: `{name}` comes from {Path(recipe.name).name}, row by row"
+                )
     for what, lists in (("grid", recipe.grid), ("slots", recipe.slots)):
         for name, values in lists.items():
             if len(values) == 0:
                 raise ManifestError(f"{what}: `{name}` has no values")
+
+
+def _check_slots(recipe: _Recipe) -> None:
+    unnamed = dict.fromkeys(recipe.slots)
+    for _, record in recipe.read() if unnamed else ():
+        for name in _slots_of(record["prompt"]):
+            unnamed.pop(name, None)
+        if not unnamed:
+            return
+    for name in unnamed:
+        raise ManifestError(
+            f"slots: no prompt of {recipe.name} has {{{name}}}; write it where the values of "
+            f"`{name}` belong, or leave the slot out"
+        )
 
 
 def _survey(recipe: _Recipe) -> tuple[pa.Schema, int]:
@@ -131,9 +169,9 @@ def _survey(recipe: _Recipe) -> tuple[pa.Schema, int]:
     merge_types(types, chunk)
     if faults:
         more = f"\n  … and {faults - MAX_FAULTS:,} more" if faults > MAX_FAULTS else ""
-        raise ManifestError(f"{recipe.source} makes no valid manifest:\n" + "\n".join(shown) + more)
+        raise ManifestError(f"{recipe.name} makes no valid manifest:\n" + "\n".join(shown) + more)
     if not count:
-        raise ManifestError(f"{recipe.source} has no prompts: a manifest needs at least one row")
+        raise ManifestError(f"{recipe.name} has no prompts: a manifest needs at least one row")
     order = [name for name in COLUMNS if name in types]
     order += sorted(name for name in types if name not in COLUMNS)
     return pa.schema([(name, types[name]) for name in order]), count
@@ -172,14 +210,14 @@ def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     return to_array(values, kind)
 
 
-def _rows(recipe: _Recipe) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(recipe: _Recipe) -> Records:
     """Every row to write, with the line of the source that it comes from."""
     made = _Names()
-    for line, record in _read(recipe.source):
+    for line, record in recipe.read():
         clash = [name for name in recipe.grid if record.get(name) is not None]
         if clash:
             raise ManifestError(
-                f"{recipe.source} line {line}: `{clash[0]}` has a value and is in the grid, too; "
+                f"{recipe.name} line {line}: `{clash[0]}` has a value and is in the grid, too; "
                 "leave one of them out"
             )
         own = {**recipe.columns, **record}
@@ -189,7 +227,7 @@ def _rows(recipe: _Recipe) -> Iterator[tuple[int, dict[str, Any]]]:
                 row = {**filled, **point}
                 suffix = "".join(_suffix(name, value) for name, value in point.items())
                 if own.get("id") is None:
-                    row["id"] = made.unique(_slug(row.get("prompt")) + suffix)
+                    row["id"] = made.unique(slug(row.get("prompt")) + suffix)
                 elif isinstance(own["id"], str):
                     row["id"] = own["id"] + suffix
                 yield line, row
@@ -202,14 +240,19 @@ def _fill(row: dict[str, Any], recipe: _Recipe, line: int) -> Iterator[dict[str,
     if not recipe.slots or not isinstance(texts, list):
         yield row
         return
-    names = list(dict.fromkeys(n for text in texts for n in _SLOT.findall(str(text))))
+    names = _slots_of(texts)
     for name in names:
         if name not in recipe.slots:
-            raise ManifestError(f"{recipe.source} line {line}: no values for the slot {{{name}}}")
+            raise ManifestError(f"{recipe.name} line {line}: no values for the slot {{{name}}}")
     for values in product(*(recipe.slots[name] for name in names)):
         point = dict(zip(names, values, strict=True))
         filled = [_SLOT.sub(lambda m, p=point: p[m[1]], str(text)) for text in texts]
         yield {**row, "prompt": filled[0] if isinstance(prompt, str) else filled}
+
+
+def _slots_of(prompt: str | list[Any]) -> list[str]:
+    texts = [prompt] if isinstance(prompt, str) else prompt
+    return list(dict.fromkeys(name for text in texts for name in _SLOT.findall(str(text))))
 
 
 class _Names:
@@ -224,7 +267,8 @@ class _Names:
         return name if count == 1 else self.unique(f"{name}-{count}")
 
 
-def _slug(prompt: Any) -> str:
+def slug(prompt: Any) -> str:
+    """The part of an id that comes from a prompt: its first words, of a-z, 0-9 and hyphens."""
     text = prompt[0] if isinstance(prompt, list) and prompt else prompt
     plain = normalize("NFKD", str(text)[:200]).encode("ascii", "ignore").decode().lower()
     words = re.findall(r"[a-z0-9]+", plain)
@@ -243,7 +287,7 @@ def _suffix(name: str, value: Any) -> str:
     return f"-{_SHORT.get(name, name)}{re.sub(r'[^A-Za-z0-9._-]+', '', text)[:32]}"
 
 
-def _read(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _read(source: Path) -> Records:
     """The records of a text source with their line numbers, from 1; empty cells are left out."""
     readers = {".txt": _read_txt, ".csv": _read_csv, ".jsonl": _read_jsonl, ".ndjson": _read_jsonl}
     reader = readers.get(source.suffix.lower())
@@ -261,14 +305,14 @@ def _read(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise ManifestError(f"{source} cannot be read ({error})") from error
 
 
-def _read_txt(_: Path, file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+def _read_txt(_: Path, file: TextIO) -> Records:
     for line, text in enumerate(file, 1):
         prompt = text.strip()
         if prompt and not prompt.startswith("#"):
             yield line, {"prompt": prompt}
 
 
-def _read_csv(source: Path, file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+def _read_csv(source: Path, file: TextIO) -> Records:
     reader = csv.DictReader(file, strict=True)
     names = [name.strip() for name in reader.fieldnames or []]
     _check_names(f"{source} line 1", names)
@@ -297,7 +341,7 @@ def _cell(name: str, text: str) -> Any:
     return value if column.kind.holds == "number" or isinstance(value, list) else text
 
 
-def _read_jsonl(source: Path, file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+def _read_jsonl(source: Path, file: TextIO) -> Records:
     checked: set[str] = set()
     for line, text in enumerate(file, 1):
         if not text.strip():

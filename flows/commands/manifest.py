@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from manifests.build import build, show
 from manifests.columns import column_records
 from manifests.read import open_manifest
 from manifests.row import parse_defaults
+from manifests.study import build_study
 from manifests.validate import Problem, check_rows, format_problems
 
 
@@ -37,29 +38,49 @@ def report(problems: Sequence[dict[str, Any]]) -> str:
     return format_problems([Problem(**problem) for problem in problems])
 
 
-def build_manifest(
-    source: Path,
+def build_manifests(
+    source: Path | None,
     out: Path,
     *,
-    seeds: Sequence[int] | None,
-    kl_targets: Sequence[float] | None,
-    momentums: Sequence[float] | None,
+    study: bool,
+    seeds: Sequence[int],
+    kl_targets: Sequence[float],
+    momentums: Sequence[float],
     slots: Sequence[str],
     pairs: Sequence[str],
-) -> int:
-    """Write a manifest; returns its rows.
+) -> list[tuple[Path, int]]:
+    """Write a manifest from a source of prompts, or those of the study; returns each with its rows.
 
     Raises:
-        ManifestError: bad source or rows. UsageError: a bad --slot. RowError: a bad --set.
+        ManifestError: bad source or rows. UsageError: words that do not go together, or a bad
+            --slot. RowError: a bad --set.
     """
+    columns = parse_defaults(pairs)
+    if study:
+        _check_study(
+            {"source": source, "--kl-target": kl_targets, "--momentum": momentums, "--slot": slots}
+        )
+        return build_study(out, seeds=seeds, columns=columns)
+    if source is None:
+        raise UsageError("expected a .txt, .csv or .jsonl of prompts, or --study; found neither")
     grid = {"seed": seeds, "kl_target": kl_targets, "momentum": momentums}
-    return build(
+    rows = build(
         source,
         out,
         grid={name: values for name, values in grid.items() if values},
         slots=dict(_slot(text) for text in slots),
-        columns=parse_defaults(pairs),
+        columns=columns,
     )
+    return [(out, rows)]
+
+
+def _check_study(given: Mapping[str, object]) -> None:
+    words = [name for name, value in given.items() if value]
+    if words:
+        raise UsageError(
+            f"--study: expected no {' and no '.join(words)}: the study has prompts, λ and μ of its "
+            "own; leave it out (--seed and --set are taken)"
+        )
 
 
 def _slot(text: str) -> tuple[str, list[str]]:

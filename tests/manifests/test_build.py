@@ -175,6 +175,7 @@ def test_a_bad_source_is_refused_and_nothing_is_written(
         ({"columns": {"codec": "h265"}}, "not built yet"),
         ({"slots": {"thing": ["x"]}}, "{color}"),
         ({"slots": {"color": []}}, "no values"),
+        ({"slots": {"color": ["red"], "thing": ["x"], "n": ["1"]}}, "has {thing}; write it"),
     ],
 )
 def test_a_bad_grid_template_or_column_is_refused(
