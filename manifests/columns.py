@@ -11,6 +11,7 @@ from manifests.kinds import (
     Kind,
     KindError,
     choice,
+    names,
     number,
     per_frame,
     steps,
@@ -29,6 +30,17 @@ NOISES_WITH_ALPHA = ("mixed", "progressive")
 SOLVERS = ("expected", "exact", "search", "algorithm1")
 CODECS = ("h264", "ffv1", "gif", "webp", "png")
 SEGMENT_FRAMES = 8  # the paper's m
+CONTROLS = ("canny", "depth", "pose")
+CANNY_MOST = 2040  # of OpenCV's gradient: |dx| + |dy|, each at most 4 · 255 under a 3×3 Sobel
+
+# Defaults that a row gets only where the column has a use: other rows' digests do not know of them.
+WHERE_USED: dict[str, int | float] = {
+    "control_scale": 1.0,
+    "canny_low": 100,
+    "canny_high": 200,
+    "image_guidance_scale": 1.5,
+    "ip_adapter_scale": 1.0,
+}
 
 # codec -> (lowest, highest, default) of `quality`; a codec that is not here has no such setting
 QUALITY = {"h264": (0, 51, 18), "webp": (0, 100, 90)}
@@ -86,17 +98,24 @@ class Column:
 def _missing(
     name: str, arrow: str, meaning: str, why: str, harmless: tuple[Any, ...] = ()
 ) -> Column:
-    lists = arrow.startswith("list")
-    kind = unbuilt("text" if "string" in arrow else "number", harmless, lists=lists)
-    default = () if lists else (harmless[0] if harmless else None)
-    return Column(name, arrow, kind, default, meaning, unbuilt=why)
+    kind = unbuilt("text" if arrow == "string" else "number", harmless)
+    return Column(name, arrow, kind, harmless[0] if harmless else None, meaning, unbuilt=why)
 
 
+def _named(name: str, expected: str, meaning: str) -> Column:
+    return Column(name, "string", text(expected, empty=False), None, meaning)
+
+
+def _where_used(name: str, kind: Kind, meaning: str, use: str) -> Column:
+    default = WHERE_USED[name]
+    arrow = "float" if isinstance(default, float) else "int32"
+    return Column(name, arrow, kind, None, meaning, default_text=f"{default:g} (with {use})")
+
+
+_CLIP = "the path of a video or of a folder of images"
+_ADAPTER = "a hub id with its file (owner/name/folder/file.safetensors) or a local file"
 _STRING_OR_LIST = "string or list<string>"
 _FLOAT_OR_LIST = "float or list<float>"
-_CONTROL = "guidance by a control clip is not built yet"
-_EDIT = "instruction-guided editing is not built yet"
-_IP = "IP-Adapter is not built yet"
 _BEST = "choosing the best of several candidates is not built yet"
 
 _TABLE = (
@@ -130,16 +149,16 @@ _TABLE = (
     Column(
         "model",
         "string",
-        text("a bundled name, a hub id or a local folder", empty=False),
+        text("a bundled name, a hub id, a local folder or a .safetensors file", empty=False),
         "zs2-mini",
-        "a bundled name, a hub id with optional @revision, or a local folder (no single files yet)",
+        "a bundled name, a hub id with optional @revision, a local folder or a .safetensors file",
     ),
-    _missing(
+    Column(
         "lora",
         "list<string>",
-        "hub ids or files, optional :weight",
-        "LoRA is not built yet",
-        harmless=([],),
+        names("LoRAs, each a hub id or file, optionally with `:weight`"),
+        (),
+        "hub ids (owner/name, owner/name/file.safetensors) or local files, each optionally :weight",
     ),
     Column("num_frames", "int32", whole(1), 8, "frames of the sampled clip (n)"),
     Column(
@@ -224,21 +243,30 @@ _TABLE = (
     Column(
         "long_prompt",
         "string",
-        choice(("truncate",), ("chunk", "fail")),
+        choice(("truncate", "chunk", "fail")),
         "truncate",
         "past the text encoder's length: truncate (warns in the ledger), chunk or fail",
     ),
-    _missing("control", "string", "canny, depth or pose", _CONTROL),
-    _missing("controlnet", "string", "the ControlNet model", _CONTROL),
-    _missing("control_video", "string", "the control clip", _CONTROL),
-    _missing("control_scale", "float", "strength of the control", _CONTROL),
-    _missing("canny_low", "int32", "lower Canny threshold", _CONTROL),
-    _missing("canny_high", "int32", "upper Canny threshold", _CONTROL),
-    _missing("source_video", "string", "the clip to edit", _EDIT),
-    _missing("image_guidance_scale", "float", "how closely to follow the source clip", _EDIT),
-    _missing("ip_adapter", "string", "the IP-Adapter", _IP),
-    _missing("ip_adapter_image", "string", "its image", _IP),
-    _missing("ip_adapter_scale", "float", "its strength", _IP),
+    Column(
+        "control",
+        "string",
+        choice(CONTROLS, named=("depth",)),
+        None,
+        "what the control clip is: canny computes edges from it, depth and pose take it as it is, "
+        "depth:MODEL computes depth with that transformers model",
+    ),
+    _named("controlnet", "a hub id, folder or file", "the ControlNet that reads the control clip"),
+    _named("control_video", _CLIP, "the control clip, relative to the manifest's folder"),
+    _where_used("control_scale", number(0), "strength of the control", "control"),
+    _where_used("canny_low", whole(0, CANNY_MOST), "lower Canny threshold", "control canny"),
+    _where_used("canny_high", whole(0, CANNY_MOST), "upper Canny threshold", "control canny"),
+    _named("source_video", _CLIP, "the clip that an InstructPix2Pix model edits by the prompt"),
+    _where_used(
+        "image_guidance_scale", number(0), "how closely to follow the source clip", "source_video"
+    ),
+    _named("ip_adapter", _ADAPTER, "the IP-Adapter that reads ip_adapter_image"),
+    _named("ip_adapter_image", "the path of a picture", "the picture to take after"),
+    _where_used("ip_adapter_scale", number(0), "strength of the picture", "ip_adapter"),
     _missing("best_of", "int32", "candidates per row", _BEST, harmless=(1,)),
     _missing("best_by", "string", "scorer of the candidates", _BEST),
     Column("fps", "float", number(0, MAX_FPS, above=True), 8.0, "of the sampled clip"),

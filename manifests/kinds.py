@@ -88,6 +88,8 @@ def whole(low: int, high: int = INT32_MAX, step: int = 1) -> Kind:
             number = int(value)
         else:
             raise KindError(expected, _text_for_number(value))
+        if number > INT32_MAX >= high:
+            raise KindError(f"{kind} from {low} to {high}")
         if not low <= number <= high or number % step:
             raise KindError(expected, _near_multiple(number, low, high, step))
         return number
@@ -194,17 +196,38 @@ def texts(expected: str) -> Kind:
     return Kind(expected, "text", parse, lists=True)
 
 
-def choice(options: Sequence[str], unbuilt: Sequence[str] = ()) -> Kind:
-    """One of the named options. Those `unbuilt` are known but refused, plainly."""
-    expected = quoted(options)
+def names(expected: str) -> Kind:
+    """Any number of texts, none of them blank, as a tuple; one alone need not stand in a list."""
+
+    def parse(value: Any) -> tuple[str, ...]:
+        items = (value,) if isinstance(value, str) else value
+        if not isinstance(items, (list, tuple)):
+            raise KindError(expected)
+        for item in items:
+            if not isinstance(item, str) or not item.strip():
+                raise KindError(expected)
+            _check_text(item, expected)
+        return tuple(items)
+
+    return Kind(expected, "text", parse, lists=True)
+
+
+def choice(
+    options: Sequence[str], unbuilt: Sequence[str] = (), *, named: Sequence[str] = ()
+) -> Kind:
+    """One of the named options. Those `unbuilt` are known but refused, plainly; those `named` may
+    be followed by a colon and a name."""
+    expected = quoted([*options, *(f"{option}:NAME" for option in named)])
     if unbuilt:
         verb = "is" if len(unbuilt) == 1 else "are"
         expected += f" ({', '.join(f'`{name}`' for name in unbuilt)} {verb} not built yet)"
     allowed = frozenset(options)
 
     def parse(value: Any) -> str:
-        if value.__class__ is str and value in allowed:
-            return value
+        if value.__class__ is str:
+            option, _, name = value.partition(":")
+            if value in allowed or (option in named and name.strip() and "\0" not in name):
+                return value
         raise KindError(expected, _meant(value, options) if value not in unbuilt else "")
 
     return Kind(expected, "text", parse)
@@ -240,17 +263,15 @@ def steps(*allowed: int) -> Kind:
     return Kind(expected, "number", parse)
 
 
-def unbuilt(
-    holds: Literal["text", "number"], harmless: Sequence[Any] = (), *, lists: bool = False
-) -> Kind:
+def unbuilt(holds: Literal["text", "number"], harmless: Sequence[Any] = ()) -> Kind:
     """A column whose capability does not exist yet: any value but a harmless one is refused."""
-    shown = "".join(f" or {describe(value)}" for value in harmless if value != [])
+    shown = "".join(f" or {describe(value)}" for value in harmless)
     expected = f"no value{shown}: this is not built yet"
 
     def parse(value: Any) -> Any:
         for same in harmless:
             if type(value) is not bool and value == same:
-                return tuple(same) if isinstance(same, list) else same
+                return same
         raise KindError(expected, "remove the column or leave the value null")
 
-    return Kind(expected, holds, parse, lists=lists)
+    return Kind(expected, holds, parse)

@@ -15,6 +15,7 @@ from manifests.columns import (
     NOISES_WITH_ALPHA,
     QUALITY,
     SEGMENT_FRAMES,
+    WHERE_USED,
     meant,
 )
 from manifests.kinds import KindError, describe, plain, quoted
@@ -49,6 +50,7 @@ class ManifestRow:
     `momentum` one μ in [0, 1] or num_frames of them. What the model decides (`height`, `width`,
     `num_inference_steps`, `guidance_scale`) is None unless the row or the run says otherwise.
     `alpha` is None but for mixed and progressive noise; `quality` is None where the codec has none.
+    What belongs to a control clip, an edit or an IP-Adapter is None where the row has none.
     `meta` keeps the user's own columns under their full names, as JSON types.
     """
 
@@ -172,6 +174,12 @@ def _check_together(
         _check_quality(row, own, faults)
     if not bad & {"codec", "fps", "temporal_scale"}:
         _check_rate(row, faults)
+    _check_control(row, own, bad, faults)
+    if "source_video" not in bad:
+        edits = row["source_video"] is not None
+        _check_use(row, own, bad, ("image_guidance_scale",), edits, "no source_video", faults)
+    adapts = _is_wanted(row, own, bad, ("ip_adapter", "ip_adapter_image"), faults)
+    _check_use(row, own, bad, ("ip_adapter_scale",), adapts, "no ip_adapter", faults)
 
 
 def _check_frames(
@@ -237,6 +245,67 @@ def _check_rate(row: dict[str, Any], faults: list[Fault]) -> None:
     if rate > most:
         expected = f"fps × temporal_scale of at most {most:g}, as codec is `{row['codec']}`"
         faults.append(Fault("fps", expected, f"{rate:g}"))
+
+
+def _check_control(
+    row: dict[str, Any], own: Mapping[str, Any], bad: set[str], faults: list[Fault]
+) -> None:
+    group = ("control", "controlnet", "control_video")
+    controlled = _is_wanted(row, own, bad, group, faults)
+    _check_use(row, own, bad, ("control_scale",), controlled, "no control", faults)
+    if "control" in bad:
+        return
+    control, thresholds = row["control"], ("canny_low", "canny_high")
+    lacks = f"control `{control}`" if controlled else "no control"
+    _check_use(row, own, bad, thresholds, control == "canny", lacks, faults)
+    low, high = (row[name] for name in thresholds)
+    if control == "canny" and not bad & {*thresholds} and low >= high:
+        hint = f"the defaults are {WHERE_USED['canny_low']} and {WHERE_USED['canny_high']}"
+        faults.append(Fault("canny_low", f"less than canny_high, which is {high}", str(low), hint))
+
+
+def _is_wanted(
+    row: dict[str, Any],
+    own: Mapping[str, Any],
+    bad: set[str],
+    group: tuple[str, ...],
+    faults: list[Fault],
+) -> bool:
+    """Whether the row asks for what a group of columns describes together; then none may be missing.
+
+    Run defaults ask for it by themselves only when they are complete.
+    """
+    missing = [name for name in group if row[name] is None and name not in bad]
+    if missing and all(own.get(name) is None for name in group):
+        row.update(dict.fromkeys(group))
+        return False
+    for name in missing:
+        given = next(other for other in group if other not in missing)
+        expected = f"{COLUMNS[name].kind.expected}, as there is a {given}"
+        faults.append(Fault(name, expected, "no value"))
+    return True
+
+
+def _check_use(
+    row: dict[str, Any],
+    own: Mapping[str, Any],
+    bad: set[str],
+    names: tuple[str, ...],
+    is_used: bool,
+    lacks: str,
+    faults: list[Fault],
+) -> None:
+    """Columns that only have a use beside others: their defaults there, and no value elsewhere."""
+    for name in names:
+        if name in bad:
+            continue
+        if is_used:
+            row[name] = WHERE_USED[name] if row[name] is None else row[name]
+        elif own.get(name) is None:
+            row[name] = None
+        else:
+            expected = f"no value, as there is {lacks}"
+            faults.append(Fault(name, expected, describe(row[name]), "leave it null"))
 
 
 def parse_defaults(pairs: Iterable[str]) -> dict[str, Any]:

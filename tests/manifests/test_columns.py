@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from manifests.columns import COLUMNS, column_records, is_id, meant, nearest
+from manifests.columns import COLUMNS, WHERE_USED, column_records, is_id, meant, nearest
 from manifests.kinds import KindError
 
 # fmt: off
@@ -19,22 +19,7 @@ PUBLIC = [
 ]
 # fmt: on
 
-UNBUILT = {
-    "lora": ["hub/style:0.5"],
-    "control": "canny",
-    "controlnet": "hub/controlnet",
-    "control_video": "clip.mp4",
-    "control_scale": 1.0,
-    "canny_low": 100,
-    "canny_high": 200,
-    "source_video": "clip.mp4",
-    "image_guidance_scale": 1.5,
-    "ip_adapter": "hub/adapter",
-    "ip_adapter_image": "face.png",
-    "ip_adapter_scale": 0.6,
-    "best_of": 4,
-    "best_by": "clip",
-}
+UNBUILT = {"best_of": 4, "best_by": "clip"}
 
 
 def test_the_columns_are_the_public_ones_in_their_order():
@@ -47,6 +32,8 @@ def test_every_built_in_default_is_a_value_that_its_column_takes():
     for column in COLUMNS.values():
         if column.default not in (None, ()):
             assert column.kind.parse(column.default) == column.default, column.name
+    for name, default in WHERE_USED.items():
+        assert COLUMNS[name].kind.parse(default) == default and COLUMNS[name].default is None
 
 
 def test_the_printed_table_has_a_line_for_each_column_and_says_what_is_not_built():
@@ -57,6 +44,8 @@ def test_the_printed_table_has_a_line_for_each_column_and_says_what_is_not_built
     assert records["kl_target"]["default"] == "0.01"
     assert records["negative_prompt"]["default"] == '""'
     assert records["segment_frames"]["default"] == "min(8, num_frames)"
+    assert records["canny_high"]["default"] == "200 (with control canny)"
+    assert records["canny_high"]["type"] == "int32" and records["control_scale"]["type"] == "float"
     assert {name for name, r in records.items() if r["built"] != "yes"} == set(UNBUILT)
 
 
@@ -68,9 +57,8 @@ def test_a_column_whose_capability_is_not_built_is_refused_plainly(name: str):
 
 
 def test_harmless_values_of_unbuilt_columns_pass():
-    """One candidate is what happens anyway, and so is an empty list of LoRAs."""
+    """One candidate is what happens anyway."""
     assert COLUMNS["best_of"].kind.parse(1) == 1
-    assert COLUMNS["lora"].kind.parse([]) == ()
     with pytest.raises(KindError):
         COLUMNS["best_of"].kind.parse(True)
 

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests.columns import COLUMNS
+from manifests.columns import COLUMNS, WHERE_USED
 from manifests.row import ManifestRow, RowError, check_defaults, parse_defaults, parse_row, seed_of
 
 GOOD = {"id": "star", "prompt": "a red star"}
+CONTROL = {"control": "canny", "controlnet": "owner/net", "control_video": "a.mp4"}
 
 
 def parse(**values: Any) -> ManifestRow:
@@ -32,6 +33,53 @@ def test_a_row_of_id_and_prompt_has_the_documented_defaults():
     assert (row.fps, row.temporal_sr, row.temporal_scale) == (8.0, "flow", 1)
     assert (row.spatial_sr, row.spatial_scale) == ("lanczos", 1)
     assert (row.codec, row.quality, row.meta) == ("h264", 18, {})
+
+
+def test_what_belongs_to_clips_and_adapters_is_unset_where_there_are_none():
+    """So that the digest of a plain row does not know of it."""
+    row = parse_row(GOOD)
+    assert all(getattr(row, name) is None for name in (*CONTROL, *WHERE_USED))
+    assert (row.source_video, row.ip_adapter, row.ip_adapter_image) == (None,) * 3
+
+
+def test_what_belongs_to_clips_and_adapters_has_its_defaults_where_there_are_some():
+    """Strengths are 1, the thresholds 100 and 200 with canny alone, the image guidance 1.5."""
+    canny = parse(**CONTROL)
+    assert (canny.control_scale, canny.canny_low, canny.canny_high) == (1.0, 100, 200)
+    for control in ("pose", "depth", "depth:owner/model", "depth:/models/d:1"):
+        row = parse(**{**CONTROL, "control": control, "control_scale": 0.5})
+        assert (row.control, row.control_scale) == (control, 0.5)
+        assert (row.canny_low, row.canny_high) == (None, None)
+    assert parse(source_video="a.mp4").image_guidance_scale == 1.5
+    assert parse(ip_adapter="a.safetensors", ip_adapter_image="b.png").ip_adapter_scale == 1.0
+
+
+def test_run_defaults_of_control_wait_for_the_rows_that_have_a_clip():
+    """Defaults that are no control by themselves serve the rows that complete them, and are dropped
+    elsewhere; complete ones hold for every row; thresholds of the run go with canny alone."""
+    half: dict[str, Any] = {"control": "canny", "controlnet": "o/n", "canny_high": 150}
+    row = parse_row({**GOOD, "control_video": "a.mp4"}, half)
+    assert (row.control, row.canny_low, row.canny_high) == ("canny", 100, 150)
+    assert parse_row(GOOD, half) == parse_row(GOOD)
+    posed = parse_row({**GOOD, **CONTROL, "control": "pose"}, half)
+    assert (posed.control, posed.canny_high, posed.control_scale) == ("pose", None, 1.0)
+    assert parse_row(GOOD, {**half, "control_video": "b.mp4"}).control_video == "b.mp4"
+    rest = {"image_guidance_scale": 2.0, "ip_adapter": "a.safetensors", "ip_adapter_scale": 0.5}
+    assert parse_row(GOOD, rest) == parse_row(GOOD)
+    assert parse_row({**GOOD, "ip_adapter_image": "b.png"}, rest).ip_adapter_scale == 0.5
+
+
+def test_loras_are_a_list_or_one():
+    """One name need not stand in a list; an empty list is none; weights stay with the names."""
+    assert parse(lora="owner/a:0.5").lora == ("owner/a:0.5",)
+    assert parse(lora=["owner/a:0.5", "b.safetensors"]).lora == ("owner/a:0.5", "b.safetensors")
+    assert parse(lora=[]).lora == ()
+
+
+def test_a_number_past_its_column_is_told_the_highest():
+    """A message that names a lower limit alone would contradict itself."""
+    with pytest.raises(RowError, match="a whole number from 1 to 2147483647, found 2147483648"):
+        parse(num_frames=2**31)
 
 
 def test_the_seed_of_a_row_follows_from_its_id():
@@ -73,7 +121,9 @@ BAD = [
     ({"seed": "7"}, "seed"),
     ({"model": ""}, "model"),
     ({"model": 1}, "model"),
-    ({"lora": ["x"]}, "lora"),
+    ({"lora": [""]}, "lora"),
+    ({"lora": ["a/b", None]}, "lora"),
+    ({"lora": 1}, "lora"),
     ({"num_frames": 0}, "num_frames"),
     ({"num_frames": -3}, "num_frames"),
     ({"num_frames": math.nan}, "num_frames"),
@@ -107,8 +157,27 @@ BAD = [
     ({"momentum": [0.9] * 7}, "momentum"),
     ({"momentum": [0.9] * 7 + [2]}, "momentum"),
     ({"speed": "fast"}, "speed"),
-    ({"long_prompt": "chunk"}, "long_prompt"),
-    ({"control": "canny"}, "control"),
+    ({"long_prompt": "cut"}, "long_prompt"),
+    ({**CONTROL, "control": "edges"}, "control"),
+    ({**CONTROL, "control": "canny:x"}, "control"),
+    ({**CONTROL, "control": "depth:"}, "control"),
+    ({**CONTROL, "controlnet": None}, "controlnet"),
+    ({**CONTROL, "controlnet": " "}, "controlnet"),
+    ({**CONTROL, "control_video": None}, "control_video"),
+    ({**CONTROL, "control": None}, "control"),
+    ({**CONTROL, "control_scale": -0.1}, "control_scale"),
+    ({**CONTROL, "canny_low": 300}, "canny_low"),
+    ({**CONTROL, "canny_high": 100}, "canny_low"),
+    ({**CONTROL, "canny_high": 2041}, "canny_high"),
+    ({**CONTROL, "control": "pose", "canny_high": 150}, "canny_high"),
+    ({"control_scale": 1.0}, "control_scale"),
+    ({"canny_low": 50}, "canny_low"),
+    ({"source_video": ""}, "source_video"),
+    ({"image_guidance_scale": 1.5}, "image_guidance_scale"),
+    ({"source_video": "a.mp4", "image_guidance_scale": -1}, "image_guidance_scale"),
+    ({"ip_adapter": "a/b/c.safetensors"}, "ip_adapter_image"),
+    ({"ip_adapter_image": "a.png"}, "ip_adapter"),
+    ({"ip_adapter_scale": 0.5}, "ip_adapter_scale"),
     ({"best_of": 2}, "best_of"),
     ({"fps": 0}, "fps"),
     ({"fps": 241}, "fps"),
@@ -247,7 +316,8 @@ def test_settings_are_parsed_by_their_columns_type(pair: str, column: str, parse
         ("prompt=x", "belongs to the rows"),
         ("meta_x=1", "belongs to the rows"),
         ("codec=h265", "not built yet"),
-        ("lora=x", "not built yet"),
+        ("best_of=2", "not built yet"),
+        ("control=edge", "`canny`, `depth`, `pose` or `depth:NAME`"),
     ],
 )
 def test_bad_settings_are_refused_with_the_remedy(pair: str, word: str):
@@ -300,6 +370,9 @@ def test_any_values_make_a_row_or_a_row_error(values: dict[str, Any]):
     assert len(row.prompt) in (1, row.num_segments)
     assert 1 <= row.segment_frames <= row.num_frames
     assert 0 <= row.seed < 2**63
+    assert (row.control is None) == (row.control_video is None) == (row.control_scale is None)
+    assert (row.canny_low is None) == (row.control != "canny")
+    assert (row.ip_adapter is None) == (row.ip_adapter_scale is None)
     targets = row.kl_target if isinstance(row.kl_target, tuple) else (row.kl_target,)
     assert all(math.isfinite(target) and target >= 0 for target in targets)
 
