@@ -7,7 +7,7 @@ N(0, I) (the solver `exact` with many candidates drifts, see `dependency_noise`)
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -64,6 +64,11 @@ class Pair(NamedTuple):
         return self.A - math.sqrt(alpha) * self.A - math.sqrt(1 - alpha) * self.B
 
 
+def nearest(pairs: Sequence[Pair], kl_target: float) -> int:
+    """Stage 1: which candidate's own KL (α = 0) is nearest λ."""
+    return min(range(len(pairs)), key=lambda k: abs(pairs[k].kl(0.0) - kl_target))
+
+
 def solve_expected(pair: Pair, kl_target: float) -> float:
     """α* of the expectation E[KL] = √e·(1 − √α); 0 (i.i.d. noise) for λ ≥ √e."""
     return max(0.0, 1 - kl_target / SQRT_E) ** 2
@@ -90,6 +95,12 @@ def solve_search(pair: Pair, kl_target: float) -> float:
         return 1.0
     if kl_target >= pair.A - pair.B:
         return 0.0
+    *_, alpha = search_steps(pair, kl_target)
+    return alpha
+
+
+def search_steps(pair: Pair, kl_target: float) -> Iterator[float]:
+    """The α of `solve_search` after each iteration, for 0 < λ < A − B."""
     low, high = 0.0, math.pi / 2
     for _ in range(LINE_SEARCH_ITERATIONS):
         middle = (low + high) / 2
@@ -97,7 +108,7 @@ def solve_search(pair: Pair, kl_target: float) -> float:
             low = middle
         else:
             high = middle
-    return math.cos((low + high) / 2) ** 2
+        yield math.cos((low + high) / 2) ** 2
 
 
 def solve_algorithm1(pair: Pair, kl_target: float) -> float:
@@ -106,6 +117,12 @@ def solve_algorithm1(pair: Pair, kl_target: float) -> float:
     For study only. It cannot step back: at λ = 0.01 it ends at α = 1, a still picture, and at λ = 0.1
     it stops up to a third off its target.
     """
+    *_, alpha = algorithm1_steps(pair, kl_target)
+    return alpha
+
+
+def algorithm1_steps(pair: Pair, kl_target: float) -> Iterator[float]:
+    """The α of `solve_algorithm1` after each iteration."""
     alpha, step = 0.0, 0.1
     loss = (pair.kl(alpha) - kl_target) ** 2
     for _ in range(LINE_SEARCH_ITERATIONS):
@@ -115,7 +132,7 @@ def solve_algorithm1(pair: Pair, kl_target: float) -> float:
             alpha, loss = trial, trial_loss
         else:
             step /= 2
-    return alpha
+        yield alpha
 
 
 SOLVERS = {
@@ -178,7 +195,7 @@ def dependency_noise(
         previous = frames[-1]
         drawn = [_draw(shape, generator, dtype) for _ in range(candidates)]
         pairs = [Pair.of(previous, candidate) for candidate in drawn]
-        best = min(range(candidates), key=lambda k: abs(pairs[k].kl(0.0) - target))
+        best = nearest(pairs, target)
         alphas.append(SOLVERS[solver](pairs[best], target))
         frames.append(mix(alphas[-1], previous, drawn[best]))
     return _traced(frames, alphas)
