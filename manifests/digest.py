@@ -103,6 +103,20 @@ def folder_weights_hash(folder: str | Path) -> str:
     return digest_of({name: file_sha256(path) for name, path in files})
 
 
+def content_hash(path: str | Path) -> str:
+    """What tells one clip or picture from another: a file's content, whatever its name, or the names
+    and contents of the files in a folder (not of folders in it, nor hidden ones).
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return file_sha256(path)[:DIGEST_LENGTH]
+    files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+    return digest_of({file.name: file_sha256(file) for file in files})
+
+
 def _counts(path: Path) -> bool:
     if any(part.startswith(".") for part in path.parts):
         return False

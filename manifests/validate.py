@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from manifests.columns import is_id
 from manifests.digest import id_hash
+from manifests.inputs import InputFiles
 from manifests.kinds import describe
 from manifests.read import Manifest, RawRow
 from manifests.row import Fault, ManifestRow, RowError, parse_row
@@ -39,9 +41,14 @@ class Problem:
 
 
 def check_rows(
-    manifest: Manifest, defaults: Mapping[str, Any] | None = None
+    manifest: Manifest,
+    defaults: Mapping[str, Any] | None = None,
+    inputs: InputFiles | None = None,
 ) -> Iterator[tuple[RawRow, ManifestRow | list[Problem]]]:
     """Every row of a manifest with what it asks for, or with all that is wrong with it.
+
+    Args:
+        inputs: where rows may read clips and pictures from; None does not look for them.
 
     One pass; holds one batch of rows, and about 130 bytes a row to find duplicate ids. Of rows with
     one id the first counts and the later ones are problems that name it.
@@ -55,6 +62,8 @@ def check_rows(
         row: ManifestRow | None = None
         try:
             row = parse_row(raw.values, defaults)
+            if inputs is not None:
+                inputs.find(row, Path(raw.file).parent)
         except RowError as error:
             faults += error.faults
         name = raw.values.get("id")
