@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from diffusers.models.attention_processor import AttnProcessor2_0, FusedAttnProcessor2_0
 from jaxtyping import Float
 from torch import Tensor
 
@@ -132,6 +133,8 @@ class MomentumAttnProcessor:
         self.layer = layer
         self.inner = inner
         self.state = state
+        # diffusers reads here which cross_attention_kwargs a processor takes; calls go to the class
+        self.__call__ = inner.__call__
 
     def __call__(
         self,
@@ -148,14 +151,17 @@ class MomentumAttnProcessor:
 
 
 @contextmanager
-def momentum_attention(model: Any, state: MomentumState) -> Generator[None]:
-    """Replace every self-attention (`attn1`) of a diffusers UNet while the context is open.
+def momentum_attention(model: Any, state: MomentumState, prefix: str = "") -> Generator[None]:
+    """Replace every self-attention (`attn1`) of a UNet or ControlNet while the context is open.
 
-    The model has its own processors back afterwards, also after an exception.
+    The model has its own processors back afterwards, also after an exception. `prefix` tells the layers
+    of two models that share a state apart.
     """
     originals = dict(model.attn_processors)
     replaced = {
-        name: MomentumAttnProcessor(name, inner, state) if ".attn1." in name else inner
+        name: MomentumAttnProcessor(prefix + name, _unfused(inner), state)
+        if ".attn1." in name
+        else inner
         for name, inner in originals.items()
     }
     model.set_attn_processor(replaced)
@@ -163,3 +169,8 @@ def momentum_attention(model: Any, state: MomentumState) -> Generator[None]:
         yield
     finally:
         model.set_attn_processor(dict(originals))
+
+
+def _unfused(inner: Any) -> Any:
+    """Fused projections take queries, keys and values from one input; here there are two."""
+    return AttnProcessor2_0() if isinstance(inner, FusedAttnProcessor2_0) else inner

@@ -1,7 +1,7 @@
 """`ZS2Sampler`: ZS² around a diffusers pipeline, which it leaves unharmed.
 
-One clip after the other: draw the dependency noise, open the three contexts (momentum attention,
-segments, scheduler), let the pipeline denoise all frames as one batch, decode frame by frame.
+One clip after the other: draw the dependency noise, open the contexts (momentum attention, segments,
+scheduler), let the pipeline denoise all frames as one batch, decode frame by frame.
 """
 
 from __future__ import annotations
@@ -19,16 +19,27 @@ from torch import Tensor
 
 from zs2 import noise as noise_models
 from zs2.attention import MomentumState, momentum_attention
+from zs2.conditions import EMBEDS, TextEncoding, source_latents
 from zs2.config import DEFAULTS, ClipConfig
+from zs2.controlnet import ControlRun, picture_pipeline
+from zs2.decoding import decode
 from zs2.models import ModelDefaults, describe, load_pipeline
 from zs2.noise import NoiseTrace
+from zs2.request import (
+    Prompt,
+    Request,
+    Video,
+    controls_of,
+    per_frame,
+    seeds_of,
+    size_of,
+    source_of,
+    storyboards_of,
+)
 from zs2.schedulers import scheduling
 from zs2.segments import segmented
 
-SEED_LIMIT = 2**63
 OUTPUT_TYPES = ("np", "pil", "latent")
-
-Prompt = str | list[str]
 
 
 @dataclass(frozen=True)
@@ -58,17 +69,22 @@ class Clip:
 
 
 class ZS2Sampler:
-    """Samples video clips from the text-to-image pipeline it wraps.
+    """Samples video clips from the picture pipeline it wraps.
 
     Args:
-        pipe: a diffusers StableDiffusionPipeline. It may be changed at any time (LoRA, scheduler,
-            offload, dtype); every call finds it as it is and leaves it so.
+        pipe: a diffusers StableDiffusionPipeline, StableDiffusionXLPipeline, either's ControlNet
+            pipeline, or StableDiffusionInstructPix2PixPipeline. It may be changed at any time (LoRA,
+            scheduler, offload, dtype); every call finds it as it is and leaves it so.
         defaults: the checkpoint's own steps and guidance.
+        controlnet: a ControlNetModel (or MultiControlNetModel) to guide by; default the pipeline's own.
     """
 
-    def __init__(self, pipe: Any, defaults: ModelDefaults | None = None) -> None:
+    def __init__(
+        self, pipe: Any, defaults: ModelDefaults | None = None, controlnet: Any = None
+    ) -> None:
         self.pipe = pipe
         self.defaults = defaults or ModelDefaults()
+        self.controlnet = controlnet or getattr(pipe, "controlnet", None)
 
     @classmethod
     def from_pretrained(
@@ -79,7 +95,7 @@ class ZS2Sampler:
         device: str | torch.device | None = None,
         **kwargs: Any,
     ) -> ZS2Sampler:
-        """Load a bundled name, a local folder or a hub id (optionally `id@revision`).
+        """Load a bundled name, a local folder or file, or a hub id (optionally `id@revision`).
 
         Args:
             torch_dtype: default float16 on a GPU, float32 on the CPU.
@@ -94,14 +110,15 @@ class ZS2Sampler:
         return cls(pipe, info.defaults)
 
     @overload
-    def __call__(self, prompt: str, **kwargs: Any) -> Clip: ...
+    def __call__(self, prompt: str | None, **kwargs: Any) -> Clip: ...
     @overload
     def __call__(self, prompt: list[Prompt], **kwargs: Any) -> list[Clip]: ...
     def __call__(
         self,
-        prompt: str | list[Prompt],
+        prompt: str | list[Prompt] | None,
         *,
         negative_prompt: str = "",
+        num_videos_per_prompt: int = 1,
         seed: int | Sequence[int] | None = None,
         generator: torch.Generator | None = None,
         num_frames: int = DEFAULTS.num_frames,
@@ -119,8 +136,13 @@ class ZS2Sampler:
         guidance_scale: float | None = None,
         scheduler: str | None = None,
         latents: Float[Tensor, "frame channel h w"] | None = None,
-        prompt_embeds: Tensor | None = None,
-        negative_prompt_embeds: Tensor | None = None,
+        long_prompt: str = "truncate",
+        clip_skip: int | None = None,
+        conditioning_frames: Video | Sequence[Video] | None = None,
+        controlnet_conditioning_scale: float | Sequence[float] = 1.0,
+        control_guidance_start: float = 0.0,
+        control_guidance_end: float = 1.0,
+        video: Video | None = None,
         output_type: str = "np",
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         **pipe_kwargs: Any,
@@ -129,24 +151,32 @@ class ZS2Sampler:
 
         Args:
             prompt: one clip's prompt; or a list of clips, each a prompt or a storyboard (a list with
-                one prompt per segment).
+                one prompt per segment). None where `prompt_embeds` are given.
+            num_videos_per_prompt: k > 1 gives k clips of each prompt, of seeds seed … seed+k−1.
             seed: of the clip, 0 ≤ seed < 2^63, or a list with one per clip; drawn when absent.
             generator: instead of `seed`, the caller's own; several clips draw from it in turn.
             num_frames, segment_frames, chain, noise, alpha, kl_target, solver, noise_candidates,
                 momentum: see `ClipConfig`.
-            height, width: pixels, multiples of 8; default the model's.
+            height, width: pixels, multiples of 8; default the model's, or those of `video`.
             num_inference_steps, guidance_scale: default the model's own, else 50 and 7.5.
             scheduler: a short name of `zs2.schedulers`; default the pipeline's own.
             latents: initial noise, instead of the noise model's.
-            prompt_embeds, negative_prompt_embeds: instead of prompts: (1 or num_frames, token, d).
+            long_prompt, clip_skip: see `zs2.conditions.TextEncoding`.
+            conditioning_frames: what guides `controlnet`, a picture a frame; a list for several nets.
+            controlnet_conditioning_scale, control_guidance_start, control_guidance_end: see
+                `zs2.controlnet.Control`.
+            video: the clip that InstructPix2Pix edits, a picture a frame.
             output_type: `np` (uint8 frames), `pil` (as `np`; see `Clip.images`) or `latent`.
-            **pipe_kwargs: for the pipeline's own call (eta, clip_skip, cross_attention_kwargs, …).
+            **pipe_kwargs: for the pipeline's own call: prompt_embeds and its like (one row, or one a
+                frame), eta, guidance_rescale, cross_attention_kwargs, ip_adapter_image,
+                image_guidance_scale, …
 
         Returns:
-            A Clip for a prompt, a list of Clips for a list.
+            A Clip for a prompt, a list of Clips for a list or for num_videos_per_prompt > 1.
 
         Raises:
             ValueError: for an argument out of its range, with what was expected and found.
+            PromptError: a prompt too long, with long_prompt="fail".
         """
         config = ClipConfig(
             num_frames=num_frames,
@@ -154,61 +184,70 @@ class ZS2Sampler:
             chain=chain,
             noise=noise,
             alpha=alpha,
-            kl_target=_frozen(kl_target),
+            kl_target=per_frame(kl_target),
             solver=solver,
             noise_candidates=noise_candidates,
-            momentum=_frozen(momentum),
+            momentum=per_frame(momentum),
         )
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type: expected one of {OUTPUT_TYPES}, found {output_type!r}")
         if seed is not None and generator is not None:
             raise ValueError("expected seed or generator, found both; leave one out")
         own = self.defaults
-        steps = num_inference_steps or own.num_inference_steps
-        guidance = own.guidance_scale if guidance_scale is None else guidance_scale
-        call = {
+        call: dict[str, Any] = {
             **pipe_kwargs,
-            "num_inference_steps": steps,
-            "guidance_scale": guidance,
+            "num_inference_steps": num_inference_steps or own.num_inference_steps,
+            "guidance_scale": own.guidance_scale if guidance_scale is None else guidance_scale,
             "callback_on_step_end": callback_on_step_end,
-            **self._size(height, width),
         }
-        storyboards = [(prompt,)] if isinstance(prompt, str) else [_storyboard(p) for p in prompt]
-        seeds = _seeds(seed, len(storyboards), generator)
+        embeds = {name: call.pop(name) for name in EMBEDS if call.get(name) is not None}
+        lora_scale = (call.get("cross_attention_kwargs") or {}).get("scale")
+        request = Request(
+            config,
+            call,
+            TextEncoding(self.pipe, long_prompt, clip_skip, lora_scale),
+            negative_prompt,
+            scheduler,
+            size_of(self.pipe, height, width, video),
+            embeds,
+            latents,
+            source_of(self.pipe, video, num_frames),
+            controls_of(
+                self.controlnet,
+                conditioning_frames,
+                controlnet_conditioning_scale,
+                (control_guidance_start, control_guidance_end),
+                num_frames,
+                editing=video is not None,
+            ),
+        )
+        storyboards = storyboards_of(prompt, embeds, num_videos_per_prompt)
+        seeds = seeds_of(seed, len(storyboards), num_videos_per_prompt, generator)
         clips = [
-            self._sample(
-                storyboard,
-                config,
-                generator or torch.Generator().manual_seed(clip_seed),
-                call,
-                scheduler=scheduler,
-                negative_prompt=negative_prompt,
-                latents=latents,
-                embeds=(prompt_embeds, negative_prompt_embeds),
-            )
+            self._sample(storyboard, request, generator or torch.Generator().manual_seed(clip_seed))
             for storyboard, clip_seed in zip(storyboards, seeds, strict=True)
         ]
         if generator is None:
             clips = [replace(clip, seed=s) for clip, s in zip(clips, seeds, strict=True)]
         if output_type != "latent":
             clips = [replace(clip, frames=self.decode(clip.latents)) for clip in clips]
-        return clips[0] if isinstance(prompt, str) else clips
+        return clips if isinstance(prompt, list) or num_videos_per_prompt > 1 else clips[0]
+
+    def decode(
+        self, latents: Float[Tensor, "frame channel h w"]
+    ) -> UInt8[np.ndarray, "frame height width 3"]:
+        """Latents to RGB frames, see `zs2.decoding.decode`."""
+        return decode(self.pipe, latents)
 
     def _sample(
-        self,
-        prompts: tuple[str, ...],
-        config: ClipConfig,
-        generator: torch.Generator,
-        call: dict[str, Any],
-        *,
-        scheduler: str | None,
-        negative_prompt: str,
-        latents: Tensor | None,
-        embeds: tuple[Tensor | None, Tensor | None],
+        self, prompts: tuple[str, ...], request: Request, generator: torch.Generator
     ) -> Clip:
-        pipe = self.pipe
-        shape = (pipe.unet.config.in_channels, *self._latent_size(call))
-        trace = None
+        config, call = request.config, dict(request.call)
+        pipe = picture_pipeline(self.pipe)
+        height, width = request.size
+        scale = self.pipe.vae_scale_factor
+        shape = (pipe.vae.config.latent_channels, height // scale, width // scale)
+        latents, trace = request.latents, None
         if latents is None:
             latents, trace = draw_noise(config, shape, generator)
         elif tuple(latents.shape) != (config.num_frames, *shape):
@@ -216,101 +255,44 @@ class ZS2Sampler:
                 f"latents: expected shape {(config.num_frames, *shape)}, "
                 f"found {tuple(latents.shape)}"
             )
-        conditions = self._conditions(prompts, config, negative_prompt, embeds, call)
-        state = MomentumState(config.momentums, config.chain)
-        with ExitStack() as contexts:
-            contexts.enter_context(momentum_attention(pipe.unet, state))
-            contexts.enter_context(
-                segmented(pipe.unet, config.num_frames, config.frames_per_call, state)
-            )
-            contexts.enter_context(scheduling(pipe, scheduler, trace))
-            dtype = conditions["prompt_embeds"].dtype
+        if request.video is None:
+            call |= {"height": height, "width": width}
+        else:
+            call["image"] = source_latents(pipe, request.video, height, width)
+        call |= request.text.conditions(
+            prompts,
+            config.frame_prompts(prompts) if prompts else [0] * config.num_frames,
+            request.negative_prompt,
+            call["guidance_scale"] > 1,
+            request.embeds,
+        )
+        with self._zs2(pipe, request, trace):
             result = pipe(
                 **call,
-                **conditions,
-                latents=latents.to(dtype),
+                latents=latents.to(call["prompt_embeds"].dtype),
                 generator=generator,
                 output_type="latent",
             )
         return Clip(None, result.images, prompts, None, trace)
 
-    @torch.no_grad()
-    def _conditions(
-        self,
-        prompts: tuple[str, ...],
-        config: ClipConfig,
-        negative_prompt: str,
-        embeds: tuple[Tensor | None, Tensor | None],
-        call: dict[str, Any],
-    ) -> dict[str, Tensor]:
-        """One text embedding per frame; each distinct prompt is encoded once, by itself.
-
-        By itself, because an encoder's answer depends on its batch in the last bits.
-        """
-        guided = call["guidance_scale"] > 1
-        frame_prompt = config.frame_prompts(prompts)
-        if embeds[0] is not None:
-            given = {"prompt_embeds": embeds[0], "negative_prompt_embeds": embeds[1]}
-            return {
-                name: value.expand(config.num_frames, -1, -1)
-                for name, value in given.items()
-                if value is not None
-            }
-        encoded = {
-            text: self.pipe.encode_prompt(
-                text,
-                self.pipe._execution_device,
-                1,
-                guided,
-                negative_prompt,
-                clip_skip=call.get("clip_skip"),
-                lora_scale=(call.get("cross_attention_kwargs") or {}).get("scale"),
+    def _zs2(self, pipe: Any, request: Request, trace: NoiseTrace | None) -> ExitStack:
+        """Momentum attention, segments and scheduler, in place while the context is open."""
+        config = request.config
+        state = MomentumState(config.momentums, config.chain)
+        control = None
+        with ExitStack() as contexts:
+            contexts.enter_context(momentum_attention(pipe.unet, state))
+            for i, guide in enumerate(request.controls):
+                contexts.enter_context(momentum_attention(guide.net, state, f"controlnet.{i}."))
+            if request.controls:
+                control = ControlRun(
+                    request.controls, *request.size, lambda: pipe.scheduler.timesteps
+                )
+            contexts.enter_context(
+                segmented(pipe.unet, config.num_frames, config.frames_per_call, state, control)
             )
-            for text in dict.fromkeys(prompts)
-        }
-        per_frame = [encoded[prompts[i]] for i in frame_prompt]
-        conditions = {"prompt_embeds": torch.cat([positive for positive, _ in per_frame])}
-        if guided:
-            conditions["negative_prompt_embeds"] = torch.cat(
-                [negative for _, negative in per_frame]
-            )
-        return conditions
-
-    @torch.no_grad()
-    def decode(
-        self, latents: Float[Tensor, "frame channel h w"]
-    ) -> UInt8[np.ndarray, "frame height width 3"]:
-        """Latents to RGB frames, one frame a call: bytes and memory do not depend on the clip.
-
-        A checkpoint's safety checker is honoured; a flagged frame is black, as in diffusers.
-        """
-        pipe = self.pipe
-        device = pipe._execution_device
-        frames: list[np.ndarray] = []
-        for latent in latents.to(device, pipe.vae.dtype).split(1):
-            image = pipe.vae.decode(latent / pipe.vae.config.scaling_factor, return_dict=False)[0]
-            image, flagged = pipe.run_safety_checker(image, device, image.dtype)
-            denormalize = None if flagged is None else [not flag for flag in flagged]
-            pixels = pipe.image_processor.postprocess(
-                image, output_type="np", do_denormalize=denormalize
-            )
-            frames.append((pixels * 255).round().astype(np.uint8))
-        pipe.maybe_free_model_hooks()
-        return np.concatenate(frames)
-
-    def _size(self, height: int | None, width: int | None) -> dict[str, int]:
-        sample_size = self.pipe.unet.config.sample_size
-        own = sample_size if isinstance(sample_size, list | tuple) else (sample_size, sample_size)
-        scale = self.pipe.vae_scale_factor
-        size = {"height": height or own[0] * scale, "width": width or own[1] * scale}
-        for name, value in size.items():
-            if value % 8 or value < 8:
-                raise ValueError(f"{name}: expected a positive multiple of 8, found {value}")
-        return size
-
-    def _latent_size(self, call: dict[str, Any]) -> tuple[int, int]:
-        scale = self.pipe.vae_scale_factor
-        return call["height"] // scale, call["width"] // scale
+            contexts.enter_context(scheduling(pipe, request.scheduler, trace))
+            return contexts.pop_all()
 
 
 def draw_noise(
@@ -328,27 +310,3 @@ def draw_noise(
         raise ValueError(f"alpha: expected a value for noise={config.noise!r}, found None")
     model = noise_models.mixed_noise if config.noise == "mixed" else noise_models.progressive_noise
     return model(shape, n, config.alpha, generator)
-
-
-def _storyboard(prompt: Prompt) -> tuple[str, ...]:
-    return (prompt,) if isinstance(prompt, str) else tuple(prompt)
-
-
-def _frozen(value: float | Sequence[float]) -> float | tuple[float, ...]:
-    return value if isinstance(value, int | float) else tuple(value)
-
-
-def _seeds(
-    seed: int | Sequence[int] | None, count: int, generator: torch.Generator | None
-) -> list[int]:
-    if seed is None:
-        if generator is not None:
-            return [0] * count  # not used: the caller's generator draws
-        return [int(s) for s in torch.randint(SEED_LIMIT - 1, (count,))]
-    seeds = [seed] * count if isinstance(seed, int) else list(seed)
-    if len(seeds) != count:
-        raise ValueError(f"seed: expected one number or one per clip ({count}), found {len(seeds)}")
-    for value in seeds:
-        if not 0 <= value < SEED_LIMIT:
-            raise ValueError(f"seed: expected 0 ≤ seed < 2^63, found {value}")
-    return seeds

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
@@ -20,6 +20,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zs2.attention import MomentumState
+
+if TYPE_CHECKING:
+    from zs2.controlnet import ControlRun
 
 T = TypeVar("T")
 
@@ -45,12 +48,16 @@ class Segment:
     count: int
     padded_count: int
 
+    @property
+    def frame_numbers(self) -> Tensor:
+        """The clip's frames in this call; padding repeats the last one."""
+        frames = torch.arange(self.start, self.start + self.padded_count)
+        return frames.clamp(max=self.start + self.count - 1)
+
     def rows(self, copies: int, num_frames: int, device: torch.device) -> Tensor:
-        """Batch rows of this segment in a (g f) batch; padding repeats the last frame."""
-        frames = torch.arange(self.start, self.start + self.padded_count, device=device)
-        frames = frames.clamp(max=self.start + self.count - 1)
-        offsets = torch.arange(copies, device=device) * num_frames
-        return (offsets[:, None] + frames[None, :]).flatten()
+        """Batch rows of this segment in a (g f) batch."""
+        offsets = torch.arange(copies) * num_frames
+        return (offsets[:, None] + self.frame_numbers[None, :]).flatten().to(device)
 
 
 def segments(num_frames: int, segment_frames: int) -> list[Segment]:
@@ -76,12 +83,17 @@ def take_rows(value: T, rows: Tensor, batch: int) -> T:
 
 @contextmanager
 def segmented(
-    unet: torch.nn.Module, num_frames: int, segment_frames: int, state: MomentumState
+    unet: torch.nn.Module,
+    num_frames: int,
+    segment_frames: int,
+    state: MomentumState,
+    control: ControlRun | None = None,
 ) -> Generator[None]:
     """Run `unet` in segments, carrying `state` through them, while the context is open.
 
-    The number of frames is given, never guessed from the batch; a batch that is not a multiple of it
-    raises ValueError.
+    `control` runs inside the same segments, before each UNet call, and gives it residuals. The number
+    of frames is given, never guessed from the batch; a batch that is not a multiple of it raises
+    ValueError.
     """
     whole: Callable[..., Any] = unet.forward
     had_own = "forward" in unet.__dict__  # offload hooks put their forward on the instance
@@ -103,6 +115,8 @@ def segmented(
         copies = batch // num_frames
         kwargs["encoder_hidden_states"] = encoder_hidden_states
         state.reset()
+        if control is not None:
+            control.next_step()
         outputs: list[Tensor] = []
         for segment in plan:
             state.enter_segment(segment.start, segment.count, segment.padded_count)
@@ -113,6 +127,14 @@ def segmented(
             }
             chosen_sample = take_rows(sample, rows, batch)
             chosen_timestep = take_rows(timestep, rows, batch)
+            if control is not None:
+                chosen |= control.residuals(
+                    segment,
+                    chosen_sample,
+                    chosen_timestep,
+                    chosen["encoder_hidden_states"],
+                    chosen.get("added_cond_kwargs"),
+                )
             output = whole(chosen_sample, chosen_timestep, return_dict=False, **chosen)
             outputs.append(output[0].unflatten(0, (copies, -1))[:, : segment.count])
         prediction = torch.cat(outputs, dim=1).flatten(0, 1)

@@ -1,0 +1,239 @@
+"""What each frame is conditioned on: text, from one encoder or two and of any length; a source clip.
+
+Every distinct text is encoded once, and by itself, because an encoder's answer depends on its batch in
+the last bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+LONG_PROMPTS = ("truncate", "chunk", "fail")
+EMBEDS = (
+    "prompt_embeds",
+    "negative_prompt_embeds",
+    "pooled_prompt_embeds",
+    "negative_pooled_prompt_embeds",
+)
+
+
+class PromptError(ValueError):
+    """A prompt that cannot be used as asked; the message says what was expected, found, and the remedy."""
+
+
+class Encoded(NamedTuple):
+    """A text as the UNet reads it; `pooled` is SDXL's second condition, None elsewhere."""
+
+    tokens: Float[Tensor, "frame token feature"]
+    pooled: Float[Tensor, "frame feature"] | None
+
+    def zeros(self) -> Encoded:
+        pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
+        return Encoded(torch.zeros_like(self.tokens), pooled)
+
+    def rows(self, frames: Sequence[int]) -> Encoded:
+        index = torch.tensor(frames, device=self.tokens.device)
+        pooled = None if self.pooled is None else self.pooled[index]
+        return Encoded(self.tokens[index], pooled)
+
+
+class TextEncoding:
+    """How a pipeline encodes text.
+
+    Args:
+        pipe: of any Stable Diffusion family.
+        long_prompt: past the encoder's length `truncate`s as diffusers does, `chunk`s (encodes part
+            after part and puts the parts one behind the other) or `fail`s.
+        clip_skip: layers to leave out at the end of the text encoder, for prompts, not negative ones.
+        lora_scale: of LoRAs in the text encoder.
+
+    Raises:
+        ValueError: another `long_prompt`.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        long_prompt: str = "truncate",
+        clip_skip: int | None = None,
+        lora_scale: float | None = None,
+    ) -> None:
+        if long_prompt not in LONG_PROMPTS:
+            raise ValueError(
+                f"long_prompt: expected one of {', '.join(LONG_PROMPTS)}, found {long_prompt!r}"
+            )
+        self.pipe = pipe
+        self.long_prompt = long_prompt
+        self.clip_skip = clip_skip
+        self.lora_scale = lora_scale
+        own = (getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2"))
+        self.tokenizers = [tokenizer for tokenizer in own if tokenizer is not None]
+        self.has_pooled = getattr(pipe, "text_encoder_2", None) is not None
+
+    def conditions(
+        self,
+        prompts: Sequence[str],
+        frame_prompt: Sequence[int],
+        negative_prompt: str,
+        guided: bool,
+        given: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """The text arguments of the pipeline's call: one row a frame.
+
+        Args:
+            frame_prompt: of each frame, the index of its prompt.
+            negative_prompt: "" is none (zeros, where the checkpoint was trained so).
+            guided: negative embeddings are needed.
+            given: embeddings by their diffusers names, instead of texts; one row, or one a frame.
+
+        Raises:
+            PromptError: too long a prompt with long_prompt="fail".
+            ValueError: given embeddings of a wrong shape.
+        """
+        everyone = [0] * len(frame_prompt)
+        named = {"negative_prompt": negative_prompt} if guided else {}
+        parts = {text: self._parts("prompt", text) for text in prompts}
+        parts |= {text: self._parts(name, text) for name, text in named.items()}
+        most = max((len(pieces) for pieces in parts.values()), default=1)
+        positive = _given("prompt_embeds", "pooled_prompt_embeds", given, self.has_pooled)
+        if positive is None:
+            rows = [self._encode(parts[text], most, self.clip_skip) for text in prompts]
+            positive = _stack(rows).rows(frame_prompt)
+        else:
+            most = max(1, positive.tokens.shape[1] // self._limit)
+            positive = _spread("prompt_embeds", positive, len(frame_prompt))
+        conditions = _named("", positive)
+        if not guided:
+            return conditions
+        negative = _given(
+            "negative_prompt_embeds", "negative_pooled_prompt_embeds", given, self.has_pooled
+        )
+        if negative is not None:
+            negative = _spread("negative_prompt_embeds", negative, len(frame_prompt))
+        elif not negative_prompt and self.pipe.config.get("force_zeros_for_empty_prompt"):
+            negative = positive.zeros()
+        else:
+            encoded = self._encode(parts[negative_prompt], most, None)
+            negative = encoded.rows(everyone)
+        return conditions | _named("negative_", negative)
+
+    @property
+    def _limit(self) -> int:
+        return min(tokenizer.model_max_length for tokenizer in self.tokenizers)
+
+    def length(self, text: str) -> int:
+        """Tokens of a text, start and end included; of two tokenizers the longer answer."""
+        convert = getattr(self.pipe, "maybe_convert_prompt", lambda text, _: text)
+        return max(len(t(convert(text, t), truncation=False).input_ids) for t in self.tokenizers)
+
+    def _parts(self, name: str, text: str) -> list[str]:
+        """The text in parts that are encoded one by one."""
+        if self.long_prompt == "truncate" or self.length(text) <= self._limit:
+            return [text]
+        if self.long_prompt == "chunk":
+            return self._cut(text)
+        raise PromptError(
+            f"{name}: expected at most {self._limit} tokens, as the model's text encoder reads, found "
+            f"{self.length(text)}; shorten it, or set long_prompt to truncate or chunk"
+        )
+
+    def _cut(self, text: str) -> list[str]:
+        """Cut between words; a word that is too long by itself, between its letters."""
+        parts = [""]
+        for word in text.split():
+            longer = f"{parts[-1]} {word}".strip()
+            if self.length(longer) <= self._limit:
+                parts[-1] = longer
+                continue
+            while self.length(word) > self._limit:
+                fitting = _longest(word, lambda part: self.length(part) <= self._limit)
+                parts.append(word[:fitting])
+                word = word[fitting:]
+            parts.append(word)
+        return [part for part in parts if part]
+
+    @torch.no_grad()
+    def _encode(self, parts: Sequence[str], most: int, clip_skip: int | None) -> Encoded:
+        """Parts one behind the other; empty ones at the end, for all of a clip must be of one length."""
+        padded = [*parts, *[""] * (most - len(parts))]
+        encoded = [self._encode_part(part, clip_skip) for part in padded]
+        return Encoded(torch.cat([part.tokens for part in encoded], dim=1), encoded[0].pooled)
+
+    def _encode_part(self, text: str, clip_skip: int | None) -> Encoded:
+        pipe = self.pipe
+        options: dict[str, Any] = {"lora_scale": self.lora_scale, "clip_skip": clip_skip}
+        if self.has_pooled:
+            tokens, _, pooled, _ = pipe.encode_prompt(
+                text, num_images_per_prompt=1, do_classifier_free_guidance=False, **options
+            )
+            return Encoded(tokens, pooled)
+        # InstructPix2Pix's pipeline has no such method of its own; its text encoder is the same
+        own = getattr(pipe, "encode_prompt", partial(StableDiffusionPipeline.encode_prompt, pipe))
+        return Encoded(own(text, pipe._execution_device, 1, False, **options)[0], None)
+
+
+@torch.no_grad()
+def source_latents(
+    pipe: Any, video: UInt8[np.ndarray, "frame height width 3"], height: int, width: int
+) -> Float[Tensor, "frame channel h w"]:
+    """The source clip of InstructPix2Pix as its pipeline encodes a picture, one frame a call."""
+    device = pipe._execution_device
+    latents: list[Tensor] = []
+    for frame in video:
+        picture = pipe.image_processor.preprocess(Image.fromarray(frame), height, width)
+        posterior = pipe.vae.encode(picture.to(device, pipe.vae.dtype)).latent_dist
+        latents.append(posterior.mode())
+    return torch.cat(latents)
+
+
+def _stack(rows: Sequence[Encoded]) -> Encoded:
+    pooled = [row.pooled for row in rows if row.pooled is not None]
+    return Encoded(torch.cat([row.tokens for row in rows]), torch.cat(pooled) if pooled else None)
+
+
+def _named(prefix: str, encoded: Encoded) -> dict[str, Tensor]:
+    named = {f"{prefix}prompt_embeds": encoded.tokens}
+    if encoded.pooled is not None:
+        named[f"{prefix}pooled_prompt_embeds"] = encoded.pooled
+    return named
+
+
+def _given(
+    name: str, pooled_name: str, given: Mapping[str, Tensor], has_pooled: bool
+) -> Encoded | None:
+    if name not in given:
+        return None
+    if has_pooled and pooled_name not in given:
+        raise ValueError(f"{pooled_name}: expected beside {name} for this model, found none")
+    return Encoded(given[name], given.get(pooled_name))
+
+
+def _spread(name: str, encoded: Encoded, num_frames: int) -> Encoded:
+    if len(encoded.tokens) not in (1, num_frames) or encoded.tokens.ndim != 3:
+        raise ValueError(
+            f"{name}: expected shape (1, token, feature) or ({num_frames}, token, feature), "
+            f"found {tuple(encoded.tokens.shape)}"
+        )
+    one = len(encoded.tokens) == 1
+    return encoded.rows([0] * num_frames) if one else encoded
+
+
+def _longest(word: str, fits: Any) -> int:
+    """Letters of the longest beginning that fits; at least one."""
+    low, high = 1, len(word)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(word[:middle]):
+            low = middle
+        else:
+            high = middle - 1
+    return low

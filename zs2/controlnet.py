@@ -1,0 +1,154 @@
+"""ControlNets beside the UNet, segment by segment: pose, edge and depth guidance (section 6.3).
+
+A ControlNet answers the very arguments of a UNet call, so it runs inside the same chunk: residuals for
+one segment at a time, where those of all frames at once would be 27 GB for 1,024 frames at 512 px. The
+pipeline itself stays a text-to-image pipeline and knows nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from zs2.segments import Segment
+
+ADDED_CONDITIONS = (
+    "text_embeds",
+    "time_ids",
+)  # SDXL's; an IP-Adapter's picture is the UNet's alone
+
+
+@dataclass(frozen=True)
+class Control:
+    """One ControlNet and the clip that guides it.
+
+    Attributes:
+        net: a diffusers ControlNetModel.
+        frames: of the clip's own length; scaled to its size where they differ.
+        scale: weight of its residuals.
+        start, end: the part of the denoising in which it has a say, 0 ≤ start < end ≤ 1.
+
+    Raises:
+        ValueError: for a part that is none.
+    """
+
+    net: Any
+    frames: UInt8[np.ndarray, "frame height width 3"]
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.end <= 1:
+            raise ValueError(
+                "control_guidance_start, control_guidance_end: expected 0 ≤ start < end ≤ 1, "
+                f"found {self.start} and {self.end}"
+            )
+
+
+class ControlRun:
+    """The ControlNets of one clip while it is denoised.
+
+    Args:
+        controls: whose residuals are added up.
+        height, width: pixels of the clip.
+        schedule: the timesteps of the scheduler at work.
+    """
+
+    def __init__(
+        self,
+        controls: Sequence[Control],
+        height: int,
+        width: int,
+        schedule: Callable[[], Sequence[Any]],
+    ) -> None:
+        self.controls = controls
+        self._pictures = [_pictures(control.frames, height, width) for control in controls]
+        self._schedule = schedule
+        self._step = -1
+
+    def next_step(self) -> None:
+        """The UNet is about to be called for the next timestep."""
+        self._step += 1
+
+    def residuals(
+        self,
+        segment: Segment,
+        sample: Float[Tensor, "batch channel h w"],
+        timestep: Any,
+        encoder_hidden_states: Tensor,
+        added_cond_kwargs: Mapping[str, Any] | None,
+    ) -> dict[str, Any]:
+        """What this segment's UNet call takes beside its own arguments, which are given here."""
+        added = {k: v for k, v in (added_cond_kwargs or {}).items() if k in ADDED_CONDITIONS}
+        down: list[Tensor] = []
+        mid: Tensor | None = None
+        for control, pictures in zip(self.controls, self._pictures, strict=True):
+            if not self._has_a_say(control):
+                continue
+            net = control.net
+            chosen = pictures[segment.frame_numbers].to(sample.device)
+            condition = (chosen.float() / 255).to(net.dtype)
+            more, last = net(
+                sample.to(net.dtype),
+                timestep,
+                encoder_hidden_states=encoder_hidden_states.to(net.dtype),
+                controlnet_cond=condition.repeat(len(sample) // len(condition), 1, 1, 1),
+                conditioning_scale=control.scale,
+                added_cond_kwargs=added or None,
+                return_dict=False,
+            )
+            down = [a + b for a, b in zip(down, more, strict=True)] if down else list(more)
+            mid = last if mid is None else mid + last
+        if mid is None:
+            return {}
+        return {
+            "down_block_additional_residuals": [residual.to(sample.dtype) for residual in down],
+            "mid_block_additional_residual": mid.to(sample.dtype),
+        }
+
+    def _has_a_say(self, control: Control) -> bool:
+        total = len(self._schedule())
+        begins, ends = self._step / total, (self._step + 1) / total
+        return begins >= control.start and ends <= control.end
+
+
+def picture_pipeline(pipe: Any) -> Any:
+    """The text-to-image pipeline of a ControlNet pipeline's parts; any other pipeline itself.
+
+    The ControlNet then runs segment by segment instead of over all frames.
+    """
+    if getattr(pipe, "controlnet", None) is None:
+        return pipe
+    parts = {name: part for name, part in pipe.components.items() if name != "controlnet"}
+    if hasattr(pipe, "text_encoder_2"):
+        zeros = pipe.config.get("force_zeros_for_empty_prompt", True)
+        inner = StableDiffusionXLPipeline(
+            **parts, force_zeros_for_empty_prompt=zeros, add_watermarker=False
+        )
+    else:
+        inner = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    inner.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {}))
+    return inner
+
+
+def _pictures(
+    frames: UInt8[np.ndarray, "frame height width 3"], height: int, width: int
+) -> UInt8[Tensor, "frame 3 h w"]:
+    """Scaled as diffusers scales control pictures; bytes, for all frames are held."""
+    size = (width, height)
+    scaled = [
+        frame
+        if frame.shape[:2] == (height, width)
+        else np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS))
+        for frame in frames
+    ]
+    return torch.from_numpy(np.stack(scaled)).permute(0, 3, 1, 2).contiguous()

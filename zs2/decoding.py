@@ -1,0 +1,71 @@
+"""Latents to RGB frames, as the pipeline's own last step does it, one frame a call."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+
+@torch.no_grad()
+def decode(
+    pipe: Any, latents: Float[Tensor, "frame channel h w"]
+) -> UInt8[np.ndarray, "frame height width 3"]:
+    """Decode frame by frame: bytes and memory do not depend on the clip's length.
+
+    A checkpoint's safety checker is honoured (a flagged frame is black, as in diffusers), and so is an
+    SDXL pipeline's watermark.
+    """
+    device = pipe._execution_device
+    with _decodable(pipe) as vae:
+        frames = [
+            _decode_frame(pipe, vae, latent, device)
+            for latent in latents.to(device, vae.dtype).split(1)
+        ]
+    pipe.maybe_free_model_hooks()
+    return np.concatenate(frames)
+
+
+def _decode_frame(pipe: Any, vae: Any, latent: Tensor, device: torch.device) -> np.ndarray:
+    image = vae.decode(_unscaled(latent, vae.config), return_dict=False)[0]
+    flagged = None
+    if hasattr(pipe, "run_safety_checker"):
+        image, flagged = pipe.run_safety_checker(image, device, image.dtype)
+    if getattr(pipe, "watermark", None) is not None:
+        image = pipe.watermark.apply_watermark(image)
+    denormalize = None if flagged is None else [not flag for flag in flagged]
+    pixels = pipe.image_processor.postprocess(image, output_type="np", do_denormalize=denormalize)
+    return (pixels * 255).round().astype(np.uint8)
+
+
+def _unscaled(latent: Tensor, config: Any) -> Tensor:
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is None or std is None:
+        return latent / config.scaling_factor
+    shape = (1, -1, 1, 1)
+    return latent * latent.new_tensor(std).view(shape) / config.scaling_factor + latent.new_tensor(
+        mean
+    ).view(shape)
+
+
+@contextmanager
+def _decodable(pipe: Any) -> Generator[Any]:
+    """The pipeline's autoencoder; SDXL's overflows in float16 and decodes in float32."""
+    vae = pipe.vae
+    overflows = (
+        hasattr(pipe, "text_encoder_2")
+        and vae.dtype == torch.float16
+        and vae.config.get("force_upcast")
+    )
+    if overflows:
+        vae.to(torch.float32)
+    try:
+        yield vae
+    finally:
+        if overflows:
+            vae.to(torch.float16)
