@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import re
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 BUNDLED = Path(__file__).parent / "mini"
-DEFAULTS_FILE = "zs2.json"  # a model folder may carry its own steps, guidance and size
-PIPELINES = (
-    "StableDiffusionPipeline",
-    "StableDiffusionXLPipeline",
-    "StableDiffusionInstructPix2PixPipeline",
-)
+SINGLE_FILES = (".safetensors", ".ckpt")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -28,12 +22,21 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True)
 class ModelDefaults:
-    """What a checkpoint prefers where the user says nothing (diffusers' defaults otherwise)."""
+    """What a checkpoint prefers where the user says nothing (its pipeline's defaults otherwise)."""
 
     num_inference_steps: int = 50
     guidance_scale: float = 7.5
     height: int | None = None
     width: int | None = None
+
+
+# The supported diffusers classes, each with what it does where the user says nothing.
+PIPELINE_DEFAULTS = {
+    "StableDiffusionPipeline": ModelDefaults(),
+    "StableDiffusionXLPipeline": ModelDefaults(guidance_scale=5.0),
+    "StableDiffusionInstructPix2PixPipeline": ModelDefaults(num_inference_steps=100),
+}
+PIPELINES = tuple(PIPELINE_DEFAULTS)
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,15 @@ class ModelInfo:
 
     Attributes:
         name: as the user wrote it.
-        location: a local folder, or a hub id.
-        revision: the hub's commit; None for a local folder (its weights are its revision).
+        location: a local folder or file, or a hub id.
+        revision: the hub's commit; None for a local model (its weights are its revision).
         height, width: pixels at which it samples by default.
         latent_channels, scale_factor: latents are (latent_channels, height/scale, width/scale).
         pipeline: the diffusers class, one of PIPELINES.
+        pickled: some weights are pickles, and the user trusts them.
+        configuration: of a single file: where its JSON and tokenizer files are, a folder or
+            `hub id@commit`. Its weights and this together are its revision.
+        configuration_hash: over the names and contents of those files.
     """
 
     name: str
@@ -58,6 +65,9 @@ class ModelInfo:
     scale_factor: int
     defaults: ModelDefaults = field(default_factory=ModelDefaults)
     pipeline: str = "StableDiffusionPipeline"
+    pickled: bool = False
+    configuration: str | None = None
+    configuration_hash: str | None = None
 
     @property
     def is_local(self) -> bool:
@@ -74,131 +84,64 @@ def bundled_models() -> list[str]:
     return sorted(path.parent.name for path in BUNDLED.glob("*/model_index.json"))
 
 
-def describe(model: str) -> ModelInfo:
-    """Find a model and read its configuration; no weights are loaded and torch is not imported.
+def describe(model: str, *, trusted: Sequence[str] = ()) -> ModelInfo:
+    """Find a model and read its configuration; no weights are loaded and torch is not imported
+    (except to look into a trusted `.ckpt`).
 
     Args:
-        model: a bundled name, a local folder, or a hub id with optional `@revision`.
+        model: a bundled name, a local folder, a `.safetensors` file, or a hub id with optional
+            `@revision` (branch, tag or commit).
+        trusted: models whose weights may be pickles, which can run code: hub ids (of any revision,
+            or with the one that is meant), folders, files.
 
     Raises:
-        ModelError: unknown name, a folder that is no usable pipeline, a hub that does not answer.
+        ModelError: unknown name, no usable pipeline, pickles that are not trusted, code of the
+            checkpoint's own, a hub that does not answer.
     """
+    from zs2 import folders, single_file  # late: they build on this module
+
     if model in bundled_models():
-        return _describe_folder(model, BUNDLED / model)
+        return folders.describe(model, BUNDLED / model)
     path = Path(model).expanduser()
+    is_trusted = names_model(model, trusted)
     if model and path.is_dir():
-        return _describe_folder(model, path)
-    if model.endswith(".safetensors"):
-        raise ModelError(
-            f"model {model!r}: single-file checkpoints are not read yet; convert it once to a "
-            "folder with diffusers (from_single_file, then save_pretrained) and name the folder"
-        )
-    if path.is_absolute() or model.startswith((".", "~")) or not _HUB_ID.fullmatch(model):
+        return folders.describe(model, path, is_trusted=is_trusted)
+    if path.suffix in SINGLE_FILES and path.is_file():
+        return single_file.describe(model, path, is_trusted=is_trusted)
+    is_path = path.is_absolute() or model.startswith((".", "~")) or path.suffix in SINGLE_FILES
+    if is_path or not _HUB_ID.fullmatch(model):
         raise ModelError(
             f"model {model!r}: expected a bundled name ({', '.join(bundled_models())}), a local "
-            "folder in diffusers' layout, or a hub id such as 'owner/name'; found none of them"
+            "folder in diffusers' layout, a .safetensors file, or a hub id such as 'owner/name'; "
+            "found none of them"
         )
-    return _describe_hub(model)
+    return _describe_hub(model, is_trusted)
 
 
-def _describe_folder(name: str, folder: Path) -> ModelInfo:
-    _check_weights(name, folder)
-    configs = {part: _read_json(name, folder / part) for part in _CONFIGS}
-    return _info(name, str(folder), None, configs, _own_defaults(name, folder / DEFAULTS_FILE))
-
-
-_CONFIGS = ("model_index.json", "unet/config.json", "vae/config.json")
-
-
-def _describe_hub(model: str) -> ModelInfo:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    # Its lines of retries say less than the error below.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    repo, _, revision = model.partition("@")
-    try:
-        paths = [Path(hf_hub_download(repo, part, revision=revision or None)) for part in _CONFIGS]
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"model {model!r}: not bundled, no such folder, and the hub gave no such model "
-            f"({type(error).__name__}); check the name, the network, HF_ENDPOINT and HF_TOKEN, "
-            "or name a local folder"
-        ) from error
-    commit = paths[0].parent.name  # …/snapshots/<commit>/model_index.json
-    configs = {part: _read_json(model, path) for part, path in zip(_CONFIGS, paths, strict=True)}
-    return _info(model, repo, commit, configs, ModelDefaults())
-
-
-def _info(
-    name: str,
-    location: str,
-    revision: str | None,
-    configs: dict[str, dict[str, Any]],
-    defaults: ModelDefaults,
-) -> ModelInfo:
-    index, unet, vae = (configs[part] for part in _CONFIGS)
-    pipeline = index.get("_class_name")
-    if pipeline not in PIPELINES:
-        raise ModelError(
-            f"model {name!r}: expected a {' or '.join(PIPELINES)}, found {pipeline}; "
-            "other families are not supported yet"
-        )
-    scale = 2 ** (len(vae["block_out_channels"]) - 1)
-    size = unet["sample_size"]
-    height, width = size if isinstance(size, list) else (size, size)
-    return ModelInfo(
-        name,
-        location,
-        revision,
-        height=defaults.height or height * scale,
-        width=defaults.width or width * scale,
-        latent_channels=vae["latent_channels"],
-        scale_factor=scale,
-        defaults=defaults,
-        pipeline=pipeline,
+def names_model(model: str, listed: Iterable[str]) -> bool:
+    """Whether a list of hub ids, folders and files has this model: the id with any revision, where
+    the list says none; a path however it is written."""
+    path = Path(model).expanduser()
+    names = {model, model.partition("@")[0]}
+    return any(
+        Path(entry).expanduser().resolve() == path.resolve() if path.exists() else entry in names
+        for entry in listed
     )
 
 
-def _check_weights(name: str, folder: Path) -> None:
-    if not (folder / "model_index.json").is_file():
-        raise ModelError(
-            f"model {name!r}: expected a diffusers pipeline folder, found no model_index.json in "
-            f"{folder}; save one with pipe.save_pretrained(folder)"
-        )
-    for part in ("unet", "vae", "text_encoder"):
-        if any((folder / part).glob("*.safetensors")):
-            continue
-        pickled = sorted(path.name for path in (folder / part).glob("*.bin"))
-        found = f"pickled weights {pickled[0]}, which can run code" if pickled else "no weights"
-        raise ModelError(
-            f"model {name!r}: expected .safetensors weights in {folder / part}, found {found}; "
-            "save the pipeline with save_pretrained(folder, safe_serialization=True)"
-        )
+def _describe_hub(model: str, is_trusted: bool) -> ModelInfo:
+    from zs2 import folders, hub
 
-
-def _own_defaults(name: str, path: Path) -> ModelDefaults:
-    if not path.is_file():
-        return ModelDefaults()
-    values = _read_json(name, path)
-    known = [f.name for f in fields(ModelDefaults)]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ModelError(
-            f"model {name!r}: expected {', '.join(known)} in {path}, found {', '.join(unknown)}; "
-            "remove it"
-        )
-    return ModelDefaults(**values)
-
-
-def _read_json(name: str, path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"model {name!r}: expected readable JSON in {path}, found {error}; "
-            "copy or save the model again"
-        ) from error
+    repository = hub.find(model)
+    folder = hub.fetch(repository, folders.CONFIGS, quiet=True)
+    return folders.describe(
+        model,
+        folder,
+        location=repository.id,
+        revision=repository.commit,
+        names=hub.file_names(repository),
+        is_trusted=is_trusted,
+    )
 
 
 def load_pipeline(
@@ -206,34 +149,43 @@ def load_pipeline(
     *,
     torch_dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
+    safety_checker: Any = True,
     **kwargs: Any,
 ) -> Any:
-    """Load a model's diffusers pipeline: safetensors only, no remote code.
+    """Load a model's diffusers pipeline: safetensors (pickles where `describe` was told to trust
+    them, by torch's restricted unpickler), no remote code. From a hub only what is needed comes.
 
     Args:
         torch_dtype: default float16 on a GPU, float32 on the CPU.
         device: default the GPU when there is one.
+        safety_checker: True honours the checkpoint's own, if it has one; False or None does
+            without; else a checker to use. Stable Diffusion XL has none.
         **kwargs: for the pipeline's own `from_pretrained`.
 
     Raises:
-        ModelError: when the weights cannot be loaded.
+        ModelError: when the weights cannot be had or loaded.
     """
     import torch
-    from diffusers import DiffusionPipeline
+    from safetensors import SafetensorError
+
+    from zs2 import folders, single_file
 
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = torch_dtype or (torch.float32 if device.type == "cpu" else torch.float16)
-    try:
-        pipe = DiffusionPipeline.from_pretrained(
-            info.location,
-            revision=info.revision,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=info.is_local,
+    if safety_checker is not True and info.pipeline != "StableDiffusionXLPipeline":
+        kwargs = {
+            "safety_checker": safety_checker or None,
+            "requires_safety_checker": bool(safety_checker),
             **kwargs,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
+        }
+    try:
+        if info.configuration is not None:
+            pipe = single_file.load(info, info.configuration, dtype, kwargs)
+        else:
+            pipe = folders.load(info, dtype, kwargs)
+    except ModelError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"model {info.name!r}: its weights cannot be loaded from {info.location}: {error}"
         ) from error

@@ -1,0 +1,247 @@
+"""Pipelines in diffusers' folder layout, on this machine or in the hub's cache: what they are, and loading.
+
+A single-file checkpoint's configuration has the same layout, less the weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zs2 import weights
+from zs2.models import PIPELINE_DEFAULTS, PIPELINES, ModelDefaults, ModelError, ModelInfo
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULTS_FILE = "zs2.json"  # a model folder may carry its own steps, guidance and size
+CONFIGS = ("model_index.json", "unet/config.json", "vae/config.json")
+# Where a model_index.json may take classes from; any other module is code of the checkpoint's own.
+LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
+
+
+def describe(
+    name: str,
+    folder: Path,
+    *,
+    location: str | None = None,
+    revision: str | None = None,
+    names: Collection[str] | None = None,
+    is_trusted: bool = False,
+) -> ModelInfo:
+    """Describe a pipeline from a folder that has at least its configuration.
+
+    Args:
+        location, revision: of the hub repository that the folder is the cache of.
+        names: the files of that repository; None takes those of the folder.
+
+    Raises:
+        ModelError: see `zs2.models.describe`.
+    """
+    if names is None:
+        names = weights.names_in(folder)
+    if "model_index.json" not in names:
+        raise ModelError(
+            f"model {name!r}: expected a diffusers pipeline, found no model_index.json in "
+            f"{location or folder}; save one with pipe.save_pretrained(folder)"
+        )
+    configs = read_configs(name, folder)
+    _check_code(name, configs["model_index.json"])
+    selection = weights.select(
+        configs["model_index.json"], names, half=False, without=("safety_checker",)
+    )
+    check_weights(name, location or str(folder), selection, is_trusted)
+    return info_of(
+        name,
+        location or str(folder),
+        configs,
+        own_defaults(name, folder / DEFAULTS_FILE),
+        revision=revision,
+        pickled=bool(selection.pickled),
+    )
+
+
+def read_configs(name: str, folder: Path) -> dict[str, dict[str, Any]]:
+    """The configuration files that describe a pipeline.
+
+    Raises:
+        ModelError: one is missing or is no JSON.
+    """
+    return {part: read_json(name, folder / part) for part in CONFIGS}
+
+
+def info_of(
+    name: str,
+    location: str,
+    configs: Mapping[str, dict[str, Any]],
+    own: Mapping[str, Any],
+    *,
+    revision: str | None = None,
+    **further: Any,
+) -> ModelInfo:
+    """Put a description together.
+
+    Args:
+        configs: from `read_configs`. own: from `own_defaults`.
+        **further: other attributes of ModelInfo.
+
+    Raises:
+        ModelError: a family that is not supported, or a configuration that lacks an entry.
+    """
+    index, unet, vae = (configs[part] for part in CONFIGS)
+    pipeline = index.get("_class_name")
+    if pipeline not in PIPELINES:
+        raise ModelError(
+            f"model {name!r}: expected a {' or '.join(PIPELINES)}, found {pipeline}; "
+            "other families are not supported"
+        )
+    defaults = replace(PIPELINE_DEFAULTS[pipeline], **own)
+    try:
+        channels, scale = vae["latent_channels"], 2 ** (len(vae["block_out_channels"]) - 1)
+        height, width = _sample_size(unet)
+        in_channels = unet["in_channels"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"model {name!r}: expected the entries of a UNet2DConditionModel and an AutoencoderKL in "
+            f"{' and '.join(CONFIGS[1:])}, found {type(error).__name__}: {error}; save it again"
+        ) from error
+    wanted = 2 * channels if pipeline == "StableDiffusionInstructPix2PixPipeline" else channels
+    if in_channels != wanted:
+        raise ModelError(
+            f"model {name!r}: expected a UNet of {wanted} input channels for {pipeline}, "
+            f"found {in_channels}{_INPAINTING if in_channels == 2 * channels + 1 else ''}; "
+            "use a checkpoint that samples from text, or InstructPix2Pix"
+        )
+    return ModelInfo(
+        name,
+        location,
+        revision,
+        height=defaults.height or height * scale,
+        width=defaults.width or width * scale,
+        latent_channels=channels,
+        scale_factor=scale,
+        defaults=defaults,
+        pipeline=pipeline,
+        **further,
+    )
+
+
+_INPAINTING = ": an inpainting model, which zs2 does not run"
+
+
+def _sample_size(unet: Mapping[str, Any]) -> tuple[int, int]:
+    """Latent pixels (height, width). Checkpoints from before diffusers 0.9 may say 32 and mean 64,
+    and their pipeline corrects it so."""
+    size = unet["sample_size"]
+    height, width = size if isinstance(size, list) else (size, size)
+    saved_by = unet.get("_diffusers_version", "1.0").split(".")
+    if [int(number) for number in saved_by[:2]] < [0, 9] and isinstance(size, int):
+        height = width = max(size, 64)
+    return height, width
+
+
+def _check_code(name: str, index: Mapping[str, Any]) -> None:
+    named = {part: index[part][0] for part in weights.components(index)}
+    own = [
+        f"{part} from {library!r}" for part, library in named.items() if library not in LIBRARIES
+    ]
+    if isinstance(index.get("_class_name"), list):
+        own.append(f"the pipeline from {index['_class_name'][0]!r}")
+    if own:
+        raise ModelError(
+            f"model {name!r}: expected parts from diffusers and transformers, found {own[0]}: code of "
+            "the checkpoint's own, which zs2 never runs; use a checkpoint with standard parts"
+        )
+
+
+def check_weights(name: str, where: str, selection: weights.Selection, is_trusted: bool) -> None:
+    """Refuse a pipeline whose weights are missing, or pickled and not trusted.
+
+    Raises:
+        ModelError: with the part and the remedy.
+    """
+    if selection.missing:
+        raise ModelError(
+            f"model {name!r}: expected .safetensors weights in {where}/{selection.missing[0]}, found "
+            "no weights; save the pipeline with save_pretrained(folder, safe_serialization=True)"
+        )
+    if selection.pickled and not is_trusted:
+        part, _, file = selection.pickled[0].rpartition("/")
+        raise ModelError(
+            f"model {name!r}: expected .safetensors weights in {where}/{part}, found pickled weights "
+            f"{file}, which can run code; save the pipeline with save_pretrained(folder, "
+            "safe_serialization=True), or name the model as trusted if you know where it comes from"
+        )
+
+
+def own_defaults(name: str, path: Path) -> dict[str, Any]:
+    """What a model folder's zs2.json says; nothing where there is none.
+
+    Raises:
+        ModelError: no JSON, or unknown names.
+    """
+    if not path.is_file():
+        return {}
+    values = read_json(name, path)
+    known = [f.name for f in fields(ModelDefaults)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ModelError(
+            f"model {name!r}: expected {', '.join(known)} in {path}, found {', '.join(unknown)}; "
+            "remove it"
+        )
+    return values
+
+
+def read_json(name: str, path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ModelError: none there.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model {name!r}: expected readable JSON in {path}, found {error}; "
+            "copy or save the model again"
+        ) from error
+
+
+def load(info: ModelInfo, dtype: torch.dtype, kwargs: Mapping[str, Any]) -> Any:
+    import diffusers
+    import torch
+
+    given = [part for part in weights.WEIGHTED if part in kwargs]
+    half = dtype == torch.float16
+    if info.revision is None:
+        folder = Path(info.location)
+        selection = _selection(info, folder, weights.names_in(folder), half, given)
+    else:
+        from zs2 import hub
+
+        repository = hub.Repository(info.location, info.revision, info.name)
+        index = hub.fetch(repository, CONFIGS, quiet=True)
+        selection = _selection(info, index, hub.file_names(repository), half, given)
+        folder = hub.fetch(repository, (*selection.configuration, *selection.weights))
+    return getattr(diffusers, info.pipeline).from_pretrained(
+        folder,
+        dtype=dtype,
+        variant=selection.variant,
+        use_safetensors=None if selection.pickled else True,
+        trust_remote_code=False,
+        local_files_only=True,
+        **kwargs,
+    )
+
+
+def _selection(
+    info: ModelInfo, folder: Path, names: Collection[str], half: bool, given: Collection[str]
+) -> weights.Selection:
+    index = read_json(info.name, folder / "model_index.json")
+    selection = weights.select(index, names, half=half, without=given)
+    check_weights(info.name, info.location, selection, info.pickled)
+    return selection

@@ -1,0 +1,141 @@
+"""Which files of a pipeline hold its weights, and what a safetensors header says of them: no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# The parts of the supported pipelines that have weights; the others are configuration.
+WEIGHTED = ("unet", "vae", "text_encoder", "text_encoder_2", "image_encoder", "safety_checker")
+HALF = "fp16"  # the variant that diffusers and the hub name so
+_CONFIGURATION = (".json", ".txt", ".model")
+_FILE = re.compile(
+    r"(?P<stem>diffusion_pytorch_model|pytorch_model|model)"
+    r"(?P<early>\.fp16)?(-\d+-of-\d+)?(?P<late>\.fp16)?\.(?P<format>safetensors|bin)"
+)
+_LARGEST_HEADER = 100_000_000  # bytes, as the format's own library has it
+_FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The files that one way of loading a pipeline needs.
+
+    Attributes:
+        configuration: JSON and tokenizer files.
+        weights: weight files, each part once: one format, one variant.
+        variant: `fp16`, or None: what to ask diffusers for.
+        pickled: those of `weights` that are pickles.
+        missing: parts without weights.
+    """
+
+    configuration: tuple[str, ...]
+    weights: tuple[str, ...]
+    variant: str | None
+    pickled: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def select(
+    index: Mapping[str, Any], names: Collection[str], *, half: bool, without: Collection[str] = ()
+) -> Selection:
+    """Choose a pipeline's files: safetensors before pickles, the fp16 variant where `half`
+    wants it or there is nothing else.
+
+    Args:
+        index: the content of model_index.json.
+        names: files of the folder or repository, relative, with `/`.
+        without: parts that will not be loaded.
+    """
+    parts = [part for part in components(index) if part not in without]
+    found = {part: _weights_of(part, index[part][0], names) for part in parts if part in WEIGHTED}
+    has_half = any(HALF in variants for variants in found.values())
+    only_half = any(set(variants) == {HALF} for variants in found.values())
+    variant = HALF if only_half or (half and has_half) else None
+    chosen: list[str] = []
+    for variants in found.values():
+        chosen += variants.get(variant) or variants.get(None, [])
+    return Selection(
+        configuration=tuple(
+            name
+            for name in names
+            if name == "model_index.json"
+            or (name.partition("/")[0] in parts and name.endswith(_CONFIGURATION))
+        ),
+        weights=tuple(chosen),
+        variant=variant,
+        pickled=tuple(name for name in chosen if name.endswith(".bin")),
+        missing=tuple(part for part, variants in found.items() if not variants),
+    )
+
+
+def components(index: Mapping[str, Any]) -> list[str]:
+    """The parts that a model_index.json names and that are there (an absent one is [null, null])."""
+    return [
+        part
+        for part, value in index.items()
+        if isinstance(value, list) and not part.startswith("_") and value[:1] not in ([], [None])
+    ]
+
+
+def _weights_of(part: str, library: str, names: Iterable[str]) -> dict[str | None, list[str]]:
+    """Variant (None: the full weights) → files, in the better of the two formats there is."""
+    stems = {"diffusion_pytorch_model"} if library == "diffusers" else {"model", "pytorch_model"}
+    found: dict[str, dict[str | None, list[str]]] = {"safetensors": {}, "bin": {}}
+    for name in sorted(names):
+        folder, _, file = name.rpartition("/")
+        match = _FILE.fullmatch(file)
+        if folder == part and match and match["stem"] in stems:
+            variant = HALF if match["early"] or match["late"] else None
+            found[match["format"]].setdefault(variant, []).append(name)
+    return found["safetensors"] or found["bin"]
+
+
+def names_in(folder: Path) -> list[str]:
+    """The files of a folder, relative, with `/`; none where there is no folder."""
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says before its data.
+
+    Attributes:
+        metadata: free text that the writer left.
+        shapes: of the tensors, by name.
+        parameters: numbers that are no integers, over all tensors.
+    """
+
+    metadata: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+    parameters: int
+
+
+def read_header(path: Path) -> Header:
+    """Read a safetensors file's header: 8 bytes of its length, then JSON.
+
+    Raises:
+        OSError: not to be read. ValueError: no safetensors file.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= _LARGEST_HEADER:
+            raise ValueError("it does not begin with the length of a header")
+        tensors = json.loads(file.read(length))
+    try:
+        metadata = tensors.pop("__metadata__", {})
+        shapes = {name: tuple(tensor["shape"]) for name, tensor in tensors.items()}
+        floats = [name for name, tensor in tensors.items() if tensor["dtype"] in _FLOATS]
+        data = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError("its header describes no tensors") from error
+    if (expected := 8 + length + data) != (size := path.stat().st_size):
+        raise ValueError(f"its header promises {expected:,} bytes, it has {size:,}")
+    return Header(metadata, shapes, sum(math.prod(shapes[name]) for name in floats))
