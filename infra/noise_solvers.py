@@ -226,8 +226,8 @@ def _draw_panel(axes: Axes, found: Sequence[Search]) -> None:
         errors = [[search.stage1()[-1], *search.stage2(solver)] for search in found]
         _draw_line(axes, solver, first - 1, errors)
     if 1 - median(search.alpha("algorithm1") for search in found) < STILL:
-        y = found[0].kl_target * 1.7  # above its line, whose error is λ
-        axes.text(last, y, "a still picture", ha="right", color=COLOURS["algorithm1"])
+        y = found[0].kl_target * 2  # above its line, whose error is λ
+        axes.text(last, y, "a still clip", ha="right", color=COLOURS["algorithm1"])
     axes.set_yscale("log")
     axes.set_ylim(FLOOR / 2, 6)
     axes.set_xlim(0.3, last + 0.7)
