@@ -7,18 +7,19 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from flows.console import say
+from manifests.kinds import count
 
 OK, CANNOT_GO_ON, BAD_USAGE = 0, 1, 2
 
 app = typer.Typer(
     name="zs2",
-    help="Declarative, bulk, zero-shot video rendering: a Parquet manifest in, finished videos out.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -36,7 +37,23 @@ SetOption = Annotated[
     ),
 ]
 AllowOption = Annotated[
-    list[str] | None, typer.Option("--allow-model", help="Models that rows may name; repeatable.")
+    list[str] | None,
+    typer.Option("--allow-model", help="Models and add-ons that rows may name; repeatable."),
+]
+RootOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--input-root",
+        help="A folder for clips and pictures, beside the manifest's own; repeatable.",
+    ),
+]
+TrustOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust-pickle",
+        metavar="NAME",
+        help="A hub id, file or folder whose pickled weights, which can run code, to load.",
+    ),
 ]
 DtypeOption = Annotated[
     str, typer.Option(help="auto, float32, float16 or bfloat16; auto: float16 on a GPU.")
@@ -47,6 +64,24 @@ SafetyOption = Annotated[
     str, typer.Option(help="on honours a checkpoint's own safety checker; off does without.")
 ]
 PriceOption = Annotated[float | None, typer.Option(help="Of one device, for the cost.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"zs2 {version('zs2')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Declarative, bulk, zero-shot video rendering: a Parquet manifest in, finished videos out."""
 
 
 @app.command()
@@ -60,6 +95,8 @@ def render(
         str, typer.Option(help="fail renders nothing; skip renders the good rows and exits 3.")
     ] = "fail",
     allow_model: AllowOption = None,
+    input_root: RootOption = None,
+    trust_pickle: TrustOption = None,
     dtype: DtypeOption = "auto",
     safety_checker: SafetyOption = "on",
     samplers: Annotated[
@@ -86,6 +123,8 @@ def render(
         defaults=defaults,
         on_invalid=on_invalid,
         allow_models=allow_model,
+        input_roots=input_root,
+        trust_pickles=trust_pickle or [],
         dtype=dtype,
         safety_checker=run_command.switch("--safety-checker", safety_checker),
         samplers=samplers,
@@ -123,6 +162,8 @@ def sample(
         str | None, typer.Option("--from", help="A manifest whose row --id to render instead.")
     ] = None,
     row_id: Annotated[str | None, typer.Option("--id", help="The row of --from.")] = None,
+    input_root: RootOption = None,
+    trust_pickle: TrustOption = None,
     dtype: DtypeOption = "auto",
     safety_checker: SafetyOption = "on",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
@@ -140,6 +181,8 @@ def sample(
         pairs=defaults or [],
         source=source,
         row_id=row_id,
+        input_roots=input_root or [],
+        trust_pickles=trust_pickle or [],
         dtype=dtype,
         safety_checker=safety_checker,
         threads=threads,
@@ -158,6 +201,8 @@ def plan(
     ] = None,
     defaults: SetOption = None,
     allow_model: AllowOption = None,
+    input_root: RootOption = None,
+    trust_pickle: TrustOption = None,
     dtype: DtypeOption = "auto",
     samplers: Annotated[int, typer.Option(help="Devices to divide the work among.")] = 1,
     rate: Annotated[
@@ -177,6 +222,8 @@ def plan(
         out,
         pairs=defaults or [],
         allow_models=allow_model,
+        input_roots=input_root or [],
+        trust_pickles=trust_pickle or [],
         dtype=dtype,
         samplers=samplers,
         rate=rate,
@@ -230,16 +277,19 @@ app.add_typer(manifest_app, name="manifest")
 
 @manifest_app.command("validate")
 def manifest_validate(
-    manifest: ManifestArgument, defaults: SetOption = None, as_json: JsonOption = False
+    manifest: ManifestArgument,
+    defaults: SetOption = None,
+    input_root: RootOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Check every row; all problems in one report. Exit code 2 when there are any."""
     from flows.commands import manifest as manifest_commands
 
-    rows, problems = manifest_commands.validate(manifest, defaults or [])
+    rows, problems = manifest_commands.validate(manifest, defaults or [], input_root or [])
     if as_json:
         print(json.dumps({"rows": rows, "problems": problems}, ensure_ascii=False))
     elif not problems:
-        print(f"{rows:,} rows, no problems")
+        print(f"{count(rows, 'row')}, no problems")
     if problems:
         if not as_json:
             say(manifest_commands.report(problems))
@@ -288,7 +338,7 @@ def manifest_build(
         pairs=defaults or [],
     )
     for path, rows in written:
-        print(f"{path}: {rows:,} rows")
+        print(f"{path}: {count(rows, 'row')}")
 
 
 @manifest_app.command("show")
@@ -341,16 +391,28 @@ def _guarded(command: Callable[[], Any]) -> int:
             say(f"zs2: expected names in UTF-8, found {word!r}; rename the file or folder")
             return BAD_USAGE
     try:
-        command()
+        try:
+            command()
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:  # `zs2 … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+        return _end_quietly()
+    except SystemExit as end:
+        if not isinstance(end.__context__, BrokenPipeError):  # which click turns into an exit
+            raise
+        return _end_quietly()
     except Exception as error:
         code = exit_code_of(error)
         if code is None:
             raise  # a fault of ours: the traceback is the report
         say(f"zs2: {error}")
         return code
+    return OK
+
+
+def _end_quietly() -> int:
+    """Nobody reads our output any more: that is no failure, and nothing to speak of."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return OK
 
 

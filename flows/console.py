@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from manifests.kinds import count
 from manifests.result import ResultRow
 from tasks.plan import Plan
 
@@ -45,7 +46,8 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._task, description="rendering", total=self.total)
         elif not self.quiet:
-            say(f"{plan.work.rows} rows to render in {len(plan.shards)} shards{done}{bad}")
+            rows, shards = count(plan.work.rows, "row"), count(len(plan.shards), "shard")
+            say(f"{rows} to render in {shards}{done}{bad}")
         self.started = time.monotonic()
 
     def on_row(self, row: ResultRow) -> None:

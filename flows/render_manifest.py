@@ -26,7 +26,7 @@ from manifests.storage import RunFolder
 from tasks.crew import Crew
 from tasks.job import Engine
 from tasks.pipeline import Interrupted
-from tasks.plan import Catalogue, Plan
+from tasks.plan import Plan
 from tasks.publish import versions
 from tasks.render import Observer, RenderRun, plan, publish_run, render_shard
 
@@ -151,7 +151,7 @@ def _render_run(
         folder,
         defaults=check_defaults(settings.defaults),
         engine=Engine(settings.dtype, settings.safety_checker),
-        catalogue=Catalogue(settings.allow_models),
+        catalogue=settings.catalogue(),
         cluster=settings.cluster(),
         only_failed=settings.only_failed,
         keep_latents=settings.keep_latents,

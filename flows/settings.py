@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from manifests.inputs import InputFiles
+from tasks.catalogue import Catalogue
 from tasks.crew import Cluster
 from tasks.job import CALL_DEADLINE
 from tasks.plan import SHARD_ROWS
@@ -29,7 +31,18 @@ class RenderSettings(BaseModel):
     )
     only_failed: bool = Field(False, description="Render only rows whose last result is a failure.")
     allow_models: list[str] | None = Field(
-        None, description="Hub ids and folders that rows may name; empty allows all."
+        None,
+        description="Hub ids, files and folders that rows may name as models and add-ons; "
+        "empty allows all.",
+    )
+    trust_pickles: list[str] = Field(
+        default_factory=list,
+        description="Hub ids, files and folders whose pickled weights, which can run code, may be "
+        "loaded.",
+    )
+    input_roots: list[str] = Field(
+        default_factory=list,
+        description="Folders that rows may read clips and pictures from, beside their manifest's.",
     )
     safety_checker: bool = Field(True, description="Honour a checkpoint's own safety checker.")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
@@ -58,6 +71,12 @@ class RenderSettings(BaseModel):
     price_per_hour: float | None = Field(
         None, ge=0, description="Of one device; gives the summary its cost."
     )
+
+    def catalogue(self) -> Catalogue:
+        """What rows may name, and the hashes of what they named."""
+        return Catalogue(
+            self.allow_models, trusted=self.trust_pickles, inputs=InputFiles(self.input_roots)
+        )
 
     def cluster(self) -> Cluster:
         """Where to compute: the settings, else RAY_ADDRESS, else this machine."""

@@ -51,8 +51,13 @@ def describe(value: Any) -> str:
         items: Sequence[Any] = value
         inner = ", ".join(describe(item) for item in items[:4])
         dots = ", …" if len(items) > 4 else ""
-        return f"[{_cut(inner)}{dots}] ({len(items)} value{'' if len(items) == 1 else 's'})"
+        return f"[{_cut(inner)}{dots}] ({count(len(items), 'value')})"
     return _cut(repr(value))
+
+
+def count(number: int, noun: str) -> str:
+    """`1 row`, `2 rows`, `1,000 rows`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _cut(text: str, limit: int = 80) -> str:

@@ -252,6 +252,16 @@ def _check_control(
 ) -> None:
     group = ("control", "controlnet", "control_video")
     controlled = _is_wanted(row, own, bad, group, faults)
+    if controlled and row["source_video"] is not None:
+        if own.get("source_video") is None:
+            row["source_video"] = None
+        elif all(own.get(name) is None for name in group):
+            row.update(dict.fromkeys(group))
+            controlled = False
+        else:
+            expected = "no value, as there is a control clip"
+            found = describe(row["source_video"])
+            faults.append(Fault("source_video", expected, found, "leave one of them null"))
     _check_use(row, own, bad, ("control_scale",), controlled, "no control", faults)
     if "control" in bad:
         return

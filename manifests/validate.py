@@ -11,7 +11,7 @@ from typing import Any
 from manifests.columns import is_id
 from manifests.digest import id_hash
 from manifests.inputs import InputFiles
-from manifests.kinds import describe
+from manifests.kinds import count, describe
 from manifests.read import Manifest, RawRow
 from manifests.row import Fault, ManifestRow, RowError, parse_row
 
@@ -84,7 +84,7 @@ def format_problems(problems: Sequence[Problem], limit: int = 50) -> str:
     if not problems:
         return "no problems"
     rows = len({(problem.file, problem.row) for problem in problems})
-    head = f"{_count(len(problems), 'problem')} in {_count(rows, 'row')} (rows count from 0)"
+    head = f"{count(len(problems), 'problem')} in {count(rows, 'row')} (rows count from 0)"
     shown = problems[:limit]
     columns = [
         [p.file for p in shown],
@@ -106,7 +106,3 @@ def format_problems(problems: Sequence[Problem], limit: int = 50) -> str:
         counts = ", ".join(f"{column}: {count:,}" for column, count in by_column[:10])
         lines.append(f"  … and {len(rest):,} more ({counts})")
     return "\n".join(lines)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

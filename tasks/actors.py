@@ -13,13 +13,17 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from manifests.storage import RunFolder
 from tasks import stages
-from tasks.job import Job, Signature
+from tasks.job import Job
+from tasks.warm import WarmModels
+
+if TYPE_CHECKING:
+    import torch
 
 Report = dict[str, Any]
 
@@ -59,7 +63,7 @@ def _hide_foreign_gpus() -> None:
 
 
 class SamplerActor:
-    """Samples and decodes; keeps one model warm and switches when a row's signature differs.
+    """Samples and decodes; keeps its models warm and switches what a row has otherwise.
 
     Args:
         root: the run folder, for latents.
@@ -75,45 +79,39 @@ class SamplerActor:
 
         torch.set_num_threads(threads)
         self.folder = RunFolder(root)
-        self.signature: Signature | None = None
-        self.sampler: Any = None
+        self.models = WarmModels()
 
     @ray.method(num_returns=2)
     def run(self, job: Job, frames: None) -> tuple[Report | StageFailure, Any]:
         """Latents, then frames; see the module."""
         stage = "sample"
         try:
-            self._load(job)
+            sampler = self.models.sampler(job)
             started = time.monotonic()
-            note = stages.truncation_note(self.sampler, job)
-            sampled = stages.sample(self.sampler, job, self.folder.latents_path(job.sample_digest))
+            note = stages.truncation_note(sampler, job)
+            sampled = stages.sample(self.models, job, self.folder.latents_path(job.sample_digest))
             stage = "decode"
-            decoded = self.sampler.decode(sampled.latents)
+            decoded = sampler.decode(sampled.latents)
         except Exception as error:  # of any kind: one row's failure, told to the ledger
             return _failure(stage, error), None
         return {
             "kl_achieved": sampled.kl,
             "unet_calls": 0 if sampled.reused else job.unet_calls,
             "native_pictures": 0.0 if sampled.reused else job.native_pictures,
-            "device": self._device(),
+            "device": _device(sampler.pipe.device),
             "node": socket.gethostname(),
             "seconds_sample": time.monotonic() - started,
             **({"note": note} if note else {}),
         }, decoded
 
-    def _load(self, job: Job) -> None:
-        if self.signature != job.signature:
-            self.signature, self.sampler = None, None  # free the old model first
-            self.sampler = stages.load_sampler(job)
-            self.signature = job.signature
 
-    def _device(self) -> str:
-        device = self.sampler.pipe.device
-        if device.type != "cuda":
-            return device.type
-        import torch
+def _device(device: torch.device) -> str:
+    """A device's name for the ledger."""
+    if device.type != "cuda":
+        return device.type
+    import torch
 
-        return torch.cuda.get_device_name(device)
+    return torch.cuda.get_device_name(device)
 
 
 class TemporalActor:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from manifests.digest import digest_of
 from manifests.result import ResultRow, Status
 from manifests.row import ManifestRow
+from zs2.addons import AddOn
 from zs2.models import ModelInfo
 
 RECIPE = "1"  # raised whenever the same settings begin to give other bytes
+
+# UNet pictures that one with a ControlNet beside it costs: the net has 0.35 of the UNet's operations in
+# SD 1.5 at 512 pixels and 0.45 in SDXL at 1024, counted by torch.utils.flop_counter.
+CONTROLNET_COST = 1.4
 
 CALL_DEADLINE = 3600.0  # seconds that one stage of one row may take
 
@@ -26,7 +33,12 @@ POST_COLUMNS = (
     "codec",
     "quality",
 )
-_NOT_SAMPLED = frozenset({"id", "meta", "model", *POST_COLUMNS})
+# Names, for which revisions and contents stand in the digest.
+_NAMES = (
+    *("model", "lora", "controlnet", "ip_adapter"),
+    *("control_video", "source_video", "ip_adapter_image"),
+)
+_NOT_SAMPLED = frozenset({"id", "meta", *_NAMES, *POST_COLUMNS})
 
 
 @dataclass(frozen=True)
@@ -43,12 +55,41 @@ class Engine:
 
 
 class Signature(NamedTuple):
-    """What rows must share to run on one warm actor without a switch."""
+    """What rows must share to run on one warm actor without a switch.
+
+    LoRAs and IP-Adapters are not in it: they are switched on the warm pipeline.
+    """
 
     location: str
     revision: str
     dtype: str
     safety_checker: bool
+    controlnet: str = ""
+    controlnet_revision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What a row brings beside its words: input files, found, and add-ons, described.
+
+    Attributes:
+        identity: by column, what enters the digest in place of the names: hashes of contents, and
+            the revisions of add-ons with their weights.
+        lost: why some of it, there when the run was planned, is no longer to be had.
+    """
+
+    control_video: Path | None = None
+    source_video: Path | None = None
+    ip_adapter_image: Path | None = None
+    controlnet: AddOn | None = None
+    depth: AddOn | None = None
+    ip_adapter: AddOn | None = None
+    loras: tuple[AddOn, ...] = ()
+    identity: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    lost: str = ""
+
+
+NO_CONDITIONS = Conditions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +109,25 @@ class Job:
     engine: Engine
     sample_digest: str
     digest: str
+    conditions: Conditions = NO_CONDITIONS
 
     @property
     def signature(self) -> Signature:
+        engine, net = self.engine, self.conditions.controlnet
         return Signature(
-            self.model.location, self.revision, self.engine.dtype, self.engine.safety_checker
+            self.model.location,
+            self.revision,
+            engine.dtype,
+            engine.safety_checker,
+            controlnet=net.location if net else "",
+            controlnet_revision=str(self.conditions.identity["controlnet"][0]) if net else "",
         )
 
     @property
     def is_guided(self) -> bool:
-        return (self.row.guidance_scale or 0) > 1
+        row = self.row
+        follows = row.image_guidance_scale is None or row.image_guidance_scale >= 1
+        return (row.guidance_scale or 0) > 1 and follows
 
     @property
     def unet_calls(self) -> int:
@@ -87,14 +137,19 @@ class Job:
 
     @property
     def unet_pictures(self) -> int:
-        """Pictures through the UNet, padding and guidance copies included."""
-        return self.unet_calls * self.row.segment_frames * (2 if self.is_guided else 1)
+        """Pictures through the UNet, padding and guidance copies included: two with guidance, three
+        where a clip is edited by instruction."""
+        copies = (3 if self.model.edits else 2) if self.is_guided else 1
+        return self.unet_calls * self.row.segment_frames * copies
 
     @property
     def native_pictures(self) -> float:
-        """`unet_pictures` in pictures of the model's own size, by area: what a rate is counted in."""
+        """`unet_pictures` in pictures of the model's own size, by area: what a rate is counted in.
+        One with a ControlNet beside it counts as CONTROLNET_COST."""
         height, width = self.row.height or 0, self.row.width or 0
-        return self.unet_pictures * (height * width) / (self.model.height * self.model.width)
+        cost = CONTROLNET_COST if self.conditions.controlnet else 1.0
+        pictures = self.unet_pictures * cost
+        return pictures * (height * width) / (self.model.height * self.model.width)
 
     @property
     def output_frames(self) -> int:
@@ -103,7 +158,12 @@ class Job:
 
 
 def resolve(
-    row: ManifestRow, position: int, model: ModelInfo, revision: str, engine: Engine
+    row: ManifestRow,
+    position: int,
+    model: ModelInfo,
+    revision: str,
+    engine: Engine,
+    conditions: Conditions = NO_CONDITIONS,
 ) -> Job:
     """Fill in what the model decides (size, steps, guidance) and compute the digests."""
     defaults = model.defaults
@@ -123,6 +183,7 @@ def resolve(
             "revision": revision,
             "dtype": engine.dtype,
             **{name: value for name, value in columns.items() if name not in _NOT_SAMPLED},
+            **conditions.identity,
         }
     )
     digest = digest_of(
@@ -132,7 +193,7 @@ def resolve(
             **{name: columns.get(name) for name in _post_columns(resolved)},
         }
     )
-    return Job(resolved, position, model, revision, engine, sample_digest, digest)
+    return Job(resolved, position, model, revision, engine, sample_digest, digest, conditions)
 
 
 def _columns(row: ManifestRow) -> dict[str, Any]:
@@ -207,6 +268,9 @@ def result_row(ending: Ending) -> ResultRow:
 
 
 def parameters(job: Job) -> str:
-    """Everything that renders the clip again, as JSON: the row's resolved columns and the engine."""
+    """Everything that renders the clip again, as JSON: the row's resolved columns and the engine; as
+    `inputs` what its files and add-ons were, by content and revision."""
     columns = {k: v for k, v in _columns(job.row).items() if k not in ("id", "prompt", "seed")}
-    return json.dumps({**columns, **asdict(job.engine)}, ensure_ascii=False)
+    known = job.conditions.identity
+    inputs = {"inputs": dict(known)} if known else {}
+    return json.dumps({**columns, **asdict(job.engine), **inputs}, ensure_ascii=False)

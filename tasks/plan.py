@@ -11,61 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from manifests.digest import folder_weights_hash
 from manifests.ledger import Known
 from manifests.read import Manifest, RawRow
-from manifests.row import ManifestRow, parse_row
+from manifests.row import ManifestRow, RowError, parse_row
 from manifests.storage import RunFolder
 from manifests.validate import Problem, check_rows
-from tasks.job import Engine, Job, Signature, resolve
-from zs2.models import ModelError, ModelInfo, describe
+from tasks.catalogue import Catalogue
+from tasks.job import Conditions, Engine, Job, Signature, resolve
 
 SHARD_ROWS = 256
 PROBLEMS_KEPT = 1000  # of bad rows; nobody reads a longer report
 FINISHED_BYTES_PER_PIXEL = 0.03  # h264 at quality 18 on the demo's clips, rounded up
 LATENT_BYTES = 4
-
-
-class Catalogue:
-    """The models a plan meets: each described, and its weights hashed, once.
-
-    Args:
-        allowed: hub ids (of any revision) and folders that rows may name; None allows all.
-    """
-
-    def __init__(self, allowed: Sequence[str] | None = None) -> None:
-        self.allowed = None if allowed is None else {_model_key(name) for name in allowed}
-        self._known: dict[str, tuple[ModelInfo, str] | ModelError] = {}
-
-    def find(self, model: str) -> tuple[ModelInfo, str]:
-        """A model and its revision.
-
-        Raises:
-            ModelError: not to be had, or not allowed.
-        """
-        if model not in self._known:
-            try:
-                self._known[model] = self._look_up(model)
-            except ModelError as error:
-                self._known[model] = error
-        found = self._known[model]
-        if isinstance(found, ModelError):
-            raise found
-        return found
-
-    def _look_up(self, model: str) -> tuple[ModelInfo, str]:
-        if self.allowed is not None and _model_key(model) not in self.allowed:
-            raise ModelError(
-                f"model {model!r}: expected one of the allowed models "
-                f"({', '.join(sorted(self.allowed))}); allow it with --allow-model"
-            )
-        info = describe(model)
-        return info, info.revision or folder_weights_hash(info.location)
-
-
-def _model_key(model: str) -> str:
-    path = Path(model).expanduser()
-    return str(path.resolve()) if path.is_dir() else model.partition("@")[0]
 
 
 @dataclass(frozen=True)
@@ -79,7 +36,10 @@ class Shard:
 
 @dataclass
 class Work:
-    """What there is to do, added up over the rows to render."""
+    """What there is to do, added up over the rows to render.
+
+    `controlled_pictures` are those of `unet_pictures` that have a ControlNet beside them.
+    """
 
     rows: int = 0
     frames: int = 0
@@ -87,6 +47,7 @@ class Work:
     unet_calls: int = 0
     unet_pictures: int = 0
     native_pictures: float = 0.0
+    controlled_pictures: int = 0
     padded_frames: int = 0
     video_bytes: int = 0
     latent_bytes: int = 0
@@ -102,6 +63,7 @@ class Work:
         self.unet_calls += job.unet_calls
         self.unet_pictures += job.unet_pictures
         self.native_pictures += job.native_pictures
+        self.controlled_pictures += job.unet_pictures if job.conditions.controlnet else 0
         self.padded_frames += row.num_segments * row.segment_frames - row.num_frames
         self.video_bytes += int(job.output_frames * pixels * FINISHED_BYTES_PER_PIXEL) + 2048
         self.latent_bytes += row.num_frames * latent * LATENT_BYTES
@@ -159,19 +121,17 @@ def make_plan(
     plan = Plan()
     pending: dict[Signature, array[int]] = {}
     last: Signature | None = None
-    for raw, checked in check_rows(manifest, defaults):
+    for raw, checked in check_rows(manifest, defaults, catalogue.inputs):
         plan.rows += 1
-        if isinstance(checked, ManifestRow):
-            checked = _job(raw, checked, catalogue, engine)
-        if isinstance(checked, list):
+        job = _checked_job(raw, checked, catalogue, engine)
+        if isinstance(job, list):
             plan.invalid_rows += 1
-            plan.problems += checked[: max(0, PROBLEMS_KEPT - len(plan.problems))]
-            name = _ledger_id(raw, checked)
+            plan.problems += job[: max(0, PROBLEMS_KEPT - len(plan.problems))]
+            name = _ledger_id(raw, job)
             plan.digests.put(name, "", "invalid")
             if on_invalid is not None:
-                on_invalid(name, checked)
+                on_invalid(name, job)
             continue
-        job = checked
         done = _is_done(job, known, folder)
         plan.digests.put(job.row.id, job.digest, "ok" if done else "failed")
         plan.done += done
@@ -193,10 +153,17 @@ def jobs_of(
     defaults: Mapping[str, Any],
     engine: Engine,
 ) -> Iterator[Job]:
-    """Read a shard's rows again, lazily: between planning and rendering nothing is held per row."""
+    """Read a shard's rows again, lazily: between planning and rendering nothing is held per row.
+
+    A row whose inputs went away meanwhile is a job that knows of it, and fails by itself.
+    """
     for raw in manifest.rows_at(shard.positions):
         row = parse_row(raw.values, defaults)
-        yield resolve(row, raw.position, *catalogue.find(row.model), engine)
+        try:
+            yield _job(raw, row, catalogue, engine)
+        except RowError as error:
+            found = catalogue.find(row.model)
+            yield resolve(row, raw.position, *found, engine, Conditions(lost=str(error)))
 
 
 def _ledger_id(raw: RawRow, problems: list[Problem]) -> str:
@@ -206,19 +173,19 @@ def _ledger_id(raw: RawRow, problems: list[Problem]) -> str:
     return problems[0].id
 
 
-def _job(
-    raw: RawRow, row: ManifestRow, catalogue: Catalogue, engine: Engine
+def _checked_job(
+    raw: RawRow, checked: ManifestRow | list[Problem], catalogue: Catalogue, engine: Engine
 ) -> Job | list[Problem]:
+    if isinstance(checked, list):
+        return checked
     try:
-        model, revision = catalogue.find(row.model)
-    except ModelError as error:
-        expected, _, found = str(error).partition(": ")
-        return [
-            Problem(
-                raw.file, raw.row, row.id, "model", "a usable model", row.model, found or expected
-            )
-        ]
-    return resolve(row, raw.position, model, revision, engine)
+        return _job(raw, checked, catalogue, engine)
+    except RowError as error:
+        return [Problem.at(raw, fault) for fault in error.faults]
+
+
+def _job(raw: RawRow, row: ManifestRow, catalogue: Catalogue, engine: Engine) -> Job:
+    return catalogue.job(row, raw.values, Path(raw.file).parent, raw.position, engine)
 
 
 def _is_done(job: Job, known: Known | None, folder: RunFolder | None) -> bool:

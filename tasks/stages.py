@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from manifests.storage import RunFolder, write_aside
-from tasks.job import Job, Signature, parameters
+from tasks.job import Job, parameters
+from tasks.warm import WarmModels
 
 if TYPE_CHECKING:
     import torch
@@ -53,35 +54,17 @@ class Sampled:
     reused: bool
 
 
-def load_sampler(job: Job) -> ZS2Sampler:
-    """Load the job's model as its signature says.
-
-    Raises:
-        ModelError: the weights cannot be loaded.
-    """
-    import torch
-
-    from zs2.models import load_pipeline
-    from zs2.sampler import ZS2Sampler
-
-    signature: Signature = job.signature
-    dtype = None if signature.dtype == "auto" else getattr(torch, signature.dtype)
-    options: dict[str, Any] = {}
-    if not signature.safety_checker:
-        options = {"safety_checker": None, "requires_safety_checker": False}
-    pipe = load_pipeline(job.model, torch_dtype=dtype, **options)
-    pipe.set_progress_bar_config(disable=True)
-    return ZS2Sampler(pipe, job.model.defaults)
-
-
-def sample(sampler: ZS2Sampler, job: Job, latents_file: Path | None = None) -> Sampled:
+def sample(models: WarmModels, job: Job, latents_file: Path | None = None) -> Sampled:
     """Sample the job's latents, or read them where an earlier attempt left them.
 
     Raises:
+        ModelError: weights that cannot be loaded. ClipError: an unusable clip or picture.
+        PromptError: too long a prompt, with long_prompt `fail`.
         SamplingError: NaN or infinite latents.
     """
     import torch
 
+    sampler = models.sampler(job)
     found = _read_latents(latents_file) if latents_file else None
     if found is not None:
         return found
@@ -104,7 +87,9 @@ def sample(sampler: ZS2Sampler, job: Job, latents_file: Path | None = None) -> S
         num_inference_steps=row.num_inference_steps,
         guidance_scale=row.guidance_scale,
         scheduler=row.scheduler,
+        long_prompt=row.long_prompt,
         output_type="latent",
+        **models.equip(job),
     )[0]
     latents = clip.latents.detach().to("cpu", torch.float32).contiguous()
     if not torch.isfinite(latents).all():
@@ -140,7 +125,9 @@ def _read_latents(path: Path) -> Sampled | None:
 
 
 def truncation_note(sampler: ZS2Sampler, job: Job) -> str | None:
-    """What to tell the ledger when a prompt is longer than the text encoder reads."""
+    """What to tell the ledger when a prompt is cut, longer than the text encoder reads."""
+    if job.row.long_prompt != "truncate":
+        return None
     tokenizer = sampler.pipe.tokenizer
     limit = tokenizer.model_max_length
     notes: list[str] = []
@@ -191,12 +178,12 @@ def assemble_video(job: Job, frames: Frames, path: Path) -> dict[str, Any]:
     }
 
 
-def render_alone(sampler: ZS2Sampler, job: Job, path: Path) -> dict[str, Any]:
+def render_alone(models: WarmModels, job: Job, path: Path) -> dict[str, Any]:
     """All stages of one job in this process: what `zs2 sample` runs. Returns the report."""
     report: dict[str, Any] = {}
     started = time.monotonic()
-    sampled = sample(sampler, job)
-    frames = sampler.decode(sampled.latents)
+    sampled = sample(models, job)
+    frames = models.sampler(job).decode(sampled.latents)
     report |= {"kl_achieved": sampled.kl, "seconds_sample": time.monotonic() - started}
     frames = upscale_frames(job, interpolate_frames(job, frames))
     return report | assemble_video(job, frames, path)

@@ -12,21 +12,28 @@ from flows.console import table
 from flows.errors import UsageError
 from manifests.build import build, show
 from manifests.columns import column_records
+from manifests.inputs import InputFiles
 from manifests.read import open_manifest
 from manifests.row import parse_defaults
 from manifests.study import build_study
 from manifests.validate import Problem, check_rows, format_problems
 
 
-def validate(manifest: str, pairs: Sequence[str]) -> tuple[int, list[dict[str, Any]]]:
+def validate(
+    manifest: str, pairs: Sequence[str], input_roots: Sequence[Path]
+) -> tuple[int, list[dict[str, Any]]]:
     """All problems of a manifest's rows (models are not looked up: `zs2 plan` does that).
+
+    Args:
+        input_roots: folders that clips and pictures may lie in, beside the manifest's own.
 
     Returns:
         The number of rows, and every problem as a record.
     """
     rows = 0
     problems: list[dict[str, Any]] = []
-    for _, checked in check_rows(open_manifest(manifest), parse_defaults(pairs)):
+    inputs = InputFiles(input_roots)
+    for _, checked in check_rows(open_manifest(manifest), parse_defaults(pairs), inputs):
         rows += 1
         if isinstance(checked, list):
             problems += [asdict(problem) for problem in checked]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from flows.console import duration, size, table
 from flows.errors import UsageError
+from manifests.inputs import InputFiles
+from manifests.kinds import count
 from manifests.ledger import known
 from manifests.read import open_manifest
 from manifests.row import parse_defaults
 from manifests.run_file import read_json
 from manifests.storage import RunFolder
 from manifests.validate import format_problems
-from tasks.job import Engine
+from tasks.job import CONTROLNET_COST, Engine
 from tasks.plan import Catalogue, Plan, make_plan
 
 # UNet pictures a second of zs2-mini, one thread of a server core; measured by `zs2 plan`'s own
@@ -28,6 +31,8 @@ def plan(
     *,
     pairs: Sequence[str],
     allow_models: Sequence[str] | None,
+    input_roots: Sequence[Path],
+    trust_pickles: Sequence[str],
     dtype: str,
     samplers: int,
     rate: float | None,
@@ -42,7 +47,7 @@ def plan(
     folder = RunFolder(out) if out else None
     made = make_plan(
         source,
-        Catalogue(allow_models),
+        Catalogue(allow_models, trusted=trust_pickles, inputs=InputFiles(input_roots)),
         defaults=parse_defaults(pairs),
         engine=Engine(dtype),
         known=known(folder.root) if folder else None,
@@ -86,6 +91,11 @@ def _rate(given: float | None, folder: RunFolder | None, made: Plan) -> tuple[fl
     return None, "unknown: give --rate, or -o a folder into which a few rows were rendered"
 
 
+def _controlled(work: Mapping[str, Any]) -> str:
+    pictures = work["controlled_pictures"]
+    return f"{pictures:,} of the pictures; each is taken as {CONTROLNET_COST:g} in the estimate"
+
+
 def text(report: Mapping[str, Any]) -> str:
     """The plan as a table for people."""
     work = report["work"]
@@ -99,7 +109,10 @@ def text(report: Mapping[str, Any]) -> str:
             f"{work['unet_calls']:,} ({work['unet_pictures']:,} pictures; "
             f"{work['padded_frames']:,} frames of padding)",
         ),
-        ("shards", f"{report['shards']:,} Prefect task runs, {report['signatures']} model(s)"),
+        (
+            "shards",
+            f"{count(report['shards'], 'Prefect task run')}, {count(report['signatures'], 'signature')}",
+        ),
         (
             "model switches",
             f"{report['model_switches']} "
@@ -112,6 +125,8 @@ def text(report: Mapping[str, Any]) -> str:
         ),
         ("device-hours", f"{estimate} ({report['rate_from']})"),
     ]
+    if work["controlled_pictures"]:
+        rows.insert(3, ("with ControlNet", _controlled(work)))
     if report["wall_seconds"] is not None:
         rows.append(("sampling takes", f"about {duration(report['wall_seconds'])}"))
     if cost is not None:

@@ -15,6 +15,7 @@ from flows.console import Progress, duration, say
 from flows.errors import UsageError
 from flows.settings import RenderSettings, default_out
 from manifests.journal import list_journals
+from manifests.kinds import count
 from manifests.ledger import known
 from manifests.read import open_manifest
 from manifests.row import check_defaults, parse_defaults
@@ -23,20 +24,23 @@ from manifests.storage import RunFolder
 from manifests.validate import format_problems
 from tasks.crew import Crew
 from tasks.job import Engine
-from tasks.plan import Catalogue, make_plan
+from tasks.plan import make_plan
 
 # Manifests up to this size are checked before Prefect and Ray are started, which takes seconds.
 QUICK_CHECK_ROWS = 50_000
 
 
-def settings_of(*, defaults: Sequence[str] | None, **values: Any) -> RenderSettings:
-    """RenderSettings from options.
+def settings_of(
+    *, defaults: Sequence[str] | None, input_roots: Sequence[Path] | None, **values: Any
+) -> RenderSettings:
+    """RenderSettings from options. Input roots are made absolute, for `zs2 retry` from elsewhere.
 
     Raises:
         UsageError, RowError: saying which option is wrong and what it takes.
     """
+    roots = [str(root.absolute()) for root in input_roots or []]
     try:
-        return RenderSettings(defaults=parse_defaults(defaults or []), **values)
+        return RenderSettings(defaults=parse_defaults(defaults or []), input_roots=roots, **values)
     except ValidationError as error:
         faults = [
             f"--{'-'.join(str(part) for part in fault['loc']).replace('_', '-')}: "
@@ -117,7 +121,7 @@ def _rows_to_render(manifest: str, folder: RunFolder, settings: RenderSettings) 
         return source.num_rows
     made = make_plan(
         source,
-        Catalogue(settings.allow_models),
+        settings.catalogue(),
         defaults=defaults,
         engine=Engine(settings.dtype, settings.safety_checker),
         known=known(folder.root),
@@ -190,8 +194,8 @@ def _closing_lines(summary: Mapping[str, Any], folder: RunFolder, seconds: float
     else:
         rate = summary["frames_per_second"]
         lines = [
-            f"{rendered['ok']} rows rendered in {duration(seconds)} "
-            f"({summary['frames']} frames, {rate:.1f} frames/s); {rows['ok']} of {total} are ok"
+            f"{count(rendered['ok'], 'row')} rendered in {duration(seconds)} "
+            f"({count(summary['frames'], 'frame')}, {rate:.1f} frames/s); {rows['ok']} of {total} are ok"
         ]
     if rows["failed"] or rows["invalid"]:
         lines.append(

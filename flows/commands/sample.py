@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flows.errors import UsageError
-from manifests.read import open_manifest
-from manifests.row import ManifestRow, parse_defaults, parse_row
+from manifests.inputs import InputFiles
+from manifests.read import RawRow, open_manifest
+from manifests.row import parse_defaults, parse_row
 from manifests.storage import SUFFIXES, aside_path, make_folder
 from tasks import stages
-from tasks.job import Engine, Job, resolve
-from tasks.plan import Catalogue
+from tasks.catalogue import Catalogue
+from tasks.job import Engine, Job
+from tasks.warm import WarmModels
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 FRAME = re.compile(r"\d{5,}\.png")
@@ -30,11 +32,17 @@ def sample(
     pairs: Sequence[str],
     source: str | None,
     row_id: str | None,
+    input_roots: Sequence[Path],
+    trust_pickles: Sequence[str],
     dtype: str,
     safety_checker: str,
     threads: int,
 ) -> dict[str, Any]:
     """Render one clip to `out`; returns what the ledger would say of it.
+
+    Args:
+        input_roots: folders that a manifest's row may read from, beside the manifest's own. Clips
+            and pictures that the command line itself names may lie anywhere.
 
     Raises:
         UsageError, RowError, ManifestError, ModelError: before anything is rendered.
@@ -46,28 +54,31 @@ def sample(
         raise UsageError(f"--safety-checker: expected on or off, found {safety_checker!r}")
     defaults = parse_defaults(pairs)
     if source is not None:
-        row = _row_of(source, row_id, prompts, defaults)
+        raw = _row_of(source, row_id, prompts)
+        row, own, base = parse_row(raw.values, defaults), raw.values, Path(raw.file).parent
+        inputs = InputFiles(input_roots)
     else:
-        row = _row_from_words(prompts, out, seed, model, defaults)
-    engine = Engine(dtype, safety_checker == "on")
+        own = defaults | _values_from_words(prompts, out, seed, model, defaults)
+        row, base, inputs = parse_row(own), Path.cwd(), InputFiles(None)
     if out.suffix.lower() != SUFFIXES[row.codec]:
         wanted = repr(SUFFIXES[row.codec]) if SUFFIXES[row.codec] else "no suffix"
         raise UsageError(
             f"--out: expected a name with {wanted}, as the row's codec {row.codec} has, "
             f"found {str(out)!r}"
         )
-    job = resolve(row, 0, *Catalogue().find(row.model), engine)
+    catalogue = Catalogue(trusted=trust_pickles, inputs=inputs)
+    job = catalogue.job(row, own, base, 0, Engine(dtype, safety_checker == "on"))
     _check_writable(out, row.codec)
     return _render(job, out, threads)
 
 
-def _row_from_words(
+def _values_from_words(
     prompts: Sequence[str],
     out: Path,
     seed: int | None,
     model: str | None,
-    defaults: dict[str, Any],
-) -> ManifestRow:
+    defaults: Mapping[str, Any],
+) -> dict[str, Any]:
     if not prompts:
         raise UsageError('expected a prompt, as in zs2 sample "a red star", or --from and --id')
     values: dict[str, Any] = {"id": _id_of(out), "prompt": list(prompts), "codec": _codec_of(out)}
@@ -76,17 +87,15 @@ def _row_from_words(
     }
     if "codec" in defaults:
         del values["codec"]
-    return parse_row(values, defaults)
+    return values
 
 
-def _row_of(
-    source: str, row_id: str | None, prompts: Sequence[str], defaults: dict[str, Any]
-) -> ManifestRow:
+def _row_of(source: str, row_id: str | None, prompts: Sequence[str]) -> RawRow:
     if row_id is None or prompts:
         raise UsageError("--from takes a manifest and --id, and no prompt")
     for raw in open_manifest(source).rows():
         if raw.values.get("id") == row_id:
-            return parse_row(raw.values, defaults)
+            return raw
     raise UsageError(f"--id: expected a row of {source}, found none with the id {row_id!r}")
 
 
@@ -131,7 +140,7 @@ def _render(job: Job, out: Path, threads: int) -> dict[str, Any]:
 
     disable_progress_bar()
     torch.set_num_threads(threads)
-    report = stages.render_alone(stages.load_sampler(job), job, out)
+    report = stages.render_alone(WarmModels(), job, out)
     return {
         "id": job.row.id,
         "digest": job.digest,

@@ -137,7 +137,7 @@ def test_a_run_ends_well(run: Run) -> None:
     assert summary["rendered"] == summary["rows"] == {"ok": 6, "failed": 0, "invalid": 0}
     assert (summary["state"], summary["left"]) == ("finished", 0)
     lines = run.answer.err.splitlines()
-    assert lines[:2] == ["starting Prefect and Ray …", "6 rows to render in 1 shards"]
+    assert lines[:2] == ["starting Prefect and Ray …", "6 rows to render in 1 shard"]
     assert all("/6 rows, " in line and line.endswith(" 0 failed") for line in lines[2:])
     assert processes("ZS2_TEST=render") == {}
 

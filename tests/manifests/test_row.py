@@ -69,6 +69,15 @@ def test_run_defaults_of_control_wait_for_the_rows_that_have_a_clip():
     assert parse_row({**GOOD, "ip_adapter_image": "b.png"}, rest).ip_adapter_scale == 0.5
 
 
+def test_a_row_is_controlled_or_edited_and_its_own_clip_decides():
+    """No model does both at once: the row's own clip goes before the run's."""
+    edited = parse_row({**GOOD, "source_video": "s.mp4"}, CONTROL)
+    assert (edited.source_video, edited.control, edited.control_scale) == ("s.mp4", None, None)
+    run: dict[str, Any] = {"source_video": "s.mp4", "image_guidance_scale": 2.0}
+    controlled = parse_row({**GOOD, **CONTROL}, run)
+    assert (controlled.source_video, controlled.image_guidance_scale) == (None, None)
+
+
 def test_loras_are_a_list_or_one():
     """One name need not stand in a list; an empty list is none; weights stay with the names."""
     assert parse(lora="owner/a:0.5").lora == ("owner/a:0.5",)
@@ -175,6 +184,7 @@ BAD = [
     ({"source_video": ""}, "source_video"),
     ({"image_guidance_scale": 1.5}, "image_guidance_scale"),
     ({"source_video": "a.mp4", "image_guidance_scale": -1}, "image_guidance_scale"),
+    ({**CONTROL, "source_video": "a.mp4"}, "source_video"),
     ({"ip_adapter": "a/b/c.safetensors"}, "ip_adapter_image"),
     ({"ip_adapter_image": "a.png"}, "ip_adapter"),
     ({"ip_adapter_scale": 0.5}, "ip_adapter_scale"),

@@ -18,11 +18,11 @@ from manifests.storage import RunFolder
 from tasks import stages
 from tasks.actors import ClusterError, Placement, connect, place
 from tasks.assemble import decode
+from tasks.catalogue import Catalogue
 from tasks.job import Ending, Engine, Job, resolve, result_row
 from tasks.pipeline import Pipeline, Stage
-from tasks.plan import Catalogue
 from tasks.pool import ActorPool
-from zs2.sampler import ZS2Sampler
+from tasks.warm import WarmModels
 
 TinyJob = Callable[..., Job]
 
@@ -98,9 +98,9 @@ def test_rows_end_to_end(
     assert large.file_name == f"videos/{large.digest[:2]}/large.mkv"
     assert (folder.root / large.file_name).stat().st_size == large.bytes
 
-    sampler = ZS2Sampler.from_pretrained(tiny_model)
+    models = WarmModels()
     for job in (jobs[0], jobs[1]):
-        report = stages.render_alone(sampler, job, tmp_path / f"{job.row.id}.mkv")
+        report = stages.render_alone(models, job, tmp_path / f"{job.row.id}.mkv")
         assert report["sha256"] == rows[job.row.id].sha256
 
     assert [ending.report["unet_calls"] for ending in ended.values() if ending.report] == [2] * 4

@@ -16,8 +16,9 @@ from manifests.row import parse_row
 from manifests.storage import RunFolder
 from tasks import stages
 from tasks.assemble import decode
+from tasks.catalogue import Catalogue
 from tasks.job import Engine, Job, resolve
-from tasks.plan import Catalogue
+from tasks.warm import WarmModels
 from zs2.sampler import ZS2Sampler
 
 TinyJob = Callable[..., Job]
@@ -37,8 +38,14 @@ def tiny_job(tiny_model: Path) -> TinyJob:
 
 
 @pytest.fixture(scope="module")
-def sampler(tiny_model: Path) -> ZS2Sampler:
-    return ZS2Sampler.from_pretrained(tiny_model)
+def models() -> WarmModels:
+    return WarmModels()
+
+
+@pytest.fixture
+def sampler(models: WarmModels, tiny_job: TinyJob) -> ZS2Sampler:
+    """The tiny model's sampler, loaded once for the module."""
+    return models.sampler(tiny_job())
 
 
 @contextmanager
@@ -54,26 +61,17 @@ def counted(sampler: ZS2Sampler) -> Iterator[list[int]]:
         hook.remove()
 
 
-def test_load_sampler_as_the_signature_says(tiny_job: TinyJob, info: Any):
-    """The job's model in the declared dtype; `auto` is float32 on the CPU."""
-    loaded = stages.load_sampler(tiny_job())
-    assert loaded.pipe.unet.dtype == torch.float32
-    job = tiny_job()
-    half = resolve(job.row, 0, job.model, job.revision, Engine("bfloat16", safety_checker=False))
-    assert stages.load_sampler(half).pipe.vae.dtype == torch.bfloat16
-
-
 def test_latents_on_disk_are_not_sampled_again(
-    sampler: ZS2Sampler, tiny_job: TinyJob, tmp_path: Path
+    models: WarmModels, sampler: ZS2Sampler, tiny_job: TinyJob, tmp_path: Path
 ):
     """An attempt that finds the latents of an earlier one makes no UNet call, and gives the same
     latents, λ and frames to the last bit; the first attempt made as many calls as the job says."""
     job, path = tiny_job(solver="exact"), tmp_path / "latents" / "x.safetensors"
     with counted(sampler) as calls:
-        first = stages.sample(sampler, job, path)
+        first = stages.sample(models, job, path)
     assert len(calls) == job.unet_calls and sum(calls) == job.unet_pictures
     with counted(sampler) as calls:
-        again = stages.sample(sampler, job, path)
+        again = stages.sample(models, job, path)
     assert calls == [] and (first.reused, again.reused) == (False, True)
     assert torch.equal(first.latents, again.latents) and first.kl == again.kl
     assert first.kl == pytest.approx([0.01] * 3, rel=1e-3)
@@ -85,31 +83,32 @@ def test_half_precision_latents_are_the_same_from_disk(tiny_job: TinyJob, tmp_pa
     """Latents that were sampled in bfloat16 decode to the same frames before and after the disk."""
     job = tiny_job()
     job = resolve(job.row, 0, job.model, job.revision, Engine("bfloat16"))
-    half = stages.load_sampler(job)
-    first, again = (stages.sample(half, job, tmp_path / "x.safetensors") for _ in range(2))
+    models = WarmModels()
+    first, again = (stages.sample(models, job, tmp_path / "x.safetensors") for _ in range(2))
+    half = models.sampler(job)
     assert again.reused and first.latents.dtype == again.latents.dtype == torch.float32
     assert np.array_equal(half.decode(first.latents), half.decode(again.latents))
 
 
 @pytest.mark.parametrize("content", [b"", b"no latents", None], ids=["empty", "other", "cut"])
 def test_damaged_latents_are_sampled_again(
-    sampler: ZS2Sampler, tiny_job: TinyJob, tmp_path: Path, content: bytes | None
+    models: WarmModels, tiny_job: TinyJob, tmp_path: Path, content: bytes | None
 ):
     """A latents file that cannot be read costs its row a sampling, not the row: it is replaced."""
     job, path = tiny_job(), tmp_path / "x.safetensors"
-    first = stages.sample(sampler, job, path)
+    first = stages.sample(models, job, path)
     path.write_bytes(path.read_bytes()[:-100] if content is None else content)
-    again = stages.sample(sampler, job, path)
+    again = stages.sample(models, job, path)
     assert not again.reused and torch.equal(first.latents, again.latents)
-    assert stages.sample(sampler, job, path).reused
+    assert stages.sample(models, job, path).reused
 
 
 def test_nan_latents_are_an_error(tiny_job: TinyJob, tmp_path: Path):
     """A clip that comes out as NaN is refused with a remedy, and its latents are not kept."""
     job, path = tiny_job(), tmp_path / "x.safetensors"
-    broken = stages.load_sampler(job)
+    broken = WarmModels()
     with torch.no_grad():
-        broken.pipe.unet.conv_out.bias.fill_(float("nan"))
+        broken.sampler(job).pipe.unet.conv_out.bias.fill_(float("nan"))
     with pytest.raises(stages.SamplingError, match=r"found NaN or infinity; lower guidance_scale"):
         stages.sample(broken, job, path)
     assert not path.exists()
@@ -124,6 +123,8 @@ def test_truncation_note(sampler: ZS2Sampler, tiny_job: TinyJob):
     note = f"prompt truncated: {limit + 5} tokens, the model reads {limit}"
     assert stages.truncation_note(sampler, tiny_job(prompt=long)) == note
     assert stages.truncation_note(sampler, tiny_job(prompt=["a", long])) == note
+    for other in ("chunk", "fail"):
+        assert stages.truncation_note(sampler, tiny_job(prompt=long, long_prompt=other)) is None
     negative = tiny_job(prompt=fits, negative_prompt=long)
     assert stages.truncation_note(sampler, negative) == f"negative_{note}"
 
@@ -157,13 +158,13 @@ def test_assembled_video_is_described(tiny_job: TinyJob, tmp_path: Path):
     }
 
 
-def test_render_alone(sampler: ZS2Sampler, tiny_job: TinyJob, tmp_path: Path):
+def test_render_alone(models: WarmModels, tiny_job: TinyJob, tmp_path: Path):
     """All stages in this process: a file with the frames that the row asked for, twice the same
     bytes; what was rendered between does not matter."""
     job = tiny_job(temporal_scale=2, spatial_scale=2, codec="ffv1")
-    report = stages.render_alone(sampler, job, tmp_path / "one.mkv")
-    stages.render_alone(sampler, tiny_job("other", prompt="c"), tmp_path / "other.mp4")
-    again = stages.render_alone(sampler, job, tmp_path / "two.mkv")
+    report = stages.render_alone(models, job, tmp_path / "one.mkv")
+    stages.render_alone(models, tiny_job("other", prompt="c"), tmp_path / "other.mp4")
+    again = stages.render_alone(models, job, tmp_path / "two.mkv")
     assert (report["num_frames"], report["height"], report["fps"]) == (7, 64, 16.0)
     assert report["sha256"] == again["sha256"] and len(report["kl_achieved"]) == 3
     frames, _ = decode(tmp_path / "one.mkv")

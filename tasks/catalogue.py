@@ -1,0 +1,189 @@
+"""The models, add-ons and input files that a plan meets: each found once, and named by its content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from manifests.digest import digest_of, file_sha256, folder_weights_hash
+from manifests.inputs import InputFiles
+from manifests.row import Fault, ManifestRow, RowError
+from tasks.job import Conditions, Engine, Job, resolve
+from zs2.addons import AddOn, describe_addon
+from zs2.models import ModelError, ModelInfo, describe
+
+Found = TypeVar("Found")
+
+ENCODER_FOLDER = "image_encoder"  # beside an IP-Adapter's file
+
+
+class Catalogue:
+    """Describes each model and add-on once and hashes its weights; finds rows' input files.
+
+    Args:
+        allowed: hub ids (of any revision), files and folders, with what is in them, that rows may
+            name as models and add-ons; None allows all.
+        trusted: hub ids, files and folders whose pickled weights may be loaded.
+        inputs: where rows may read clips and pictures from; default their manifest's folder alone.
+    """
+
+    def __init__(
+        self,
+        allowed: Sequence[str] | None = None,
+        *,
+        trusted: Sequence[str] = (),
+        inputs: InputFiles | None = None,
+    ) -> None:
+        self.allowed = None if allowed is None else {_key(name) for name in allowed}
+        self.trusted = tuple(trusted)
+        self.inputs = inputs or InputFiles()
+        self._models: dict[str, tuple[ModelInfo, str] | ModelError] = {}
+        self._addons: dict[tuple[str, str], tuple[AddOn, list[Any]] | ModelError] = {}
+
+    def find(self, model: str) -> tuple[ModelInfo, str]:
+        """A model and its revision.
+
+        Raises:
+            ModelError: not to be had, or not allowed.
+        """
+        return _once(self._models, model, lambda: self._look_up(model))
+
+    def job(
+        self, row: ManifestRow, own: Mapping[str, Any], base: Path, position: int, engine: Engine
+    ) -> Job:
+        """The job of a row.
+
+        Args:
+            own: the row's own values, without the run's defaults.
+            base: the folder that names of input files count from.
+
+        Raises:
+            RowError: a model or add-on that is not to be had, an input that is not there, or a
+                source clip where the model edits none, and the other way round.
+        """
+        try:
+            model, revision = self.find(row.model)
+        except ModelError as error:
+            raise RowError([_fault("model", "a usable model", row.model, error)]) from error
+        row = fit_to_model(row, model, own)
+        return resolve(row, position, model, revision, engine, self._conditions(row, base))
+
+    def _conditions(self, row: ManifestRow, base: Path) -> Conditions:
+        files = self.inputs.find(row, base)
+        identity: dict[str, Any] = {
+            column: self.inputs.content(column, path) for column, path in files.items()
+        }
+        control, _, depth_model = (row.control or "").partition(":")
+        named = {"controlnet": row.controlnet, "depth": depth_model, "ip_adapter": row.ip_adapter}
+        addons: dict[str, AddOn] = {}
+        for kind, name in named.items():
+            if name:
+                addons[kind], known = self._addon(kind, name)
+                if kind == "depth":
+                    identity["control"] = [control, *known]
+                else:
+                    identity[kind] = known
+        loras = [self._addon("lora", name) for name in row.lora]
+        if loras:
+            identity["lora"] = [[*known, addon.weight] for addon, known in loras]
+        return Conditions(
+            control_video=files.get("control_video"),
+            source_video=files.get("source_video"),
+            ip_adapter_image=files.get("ip_adapter_image"),
+            controlnet=addons.get("controlnet"),
+            depth=addons.get("depth"),
+            ip_adapter=addons.get("ip_adapter"),
+            loras=tuple(addon for addon, _ in loras),
+            identity=identity,
+        )
+
+    def _addon(self, kind: str, name: str) -> tuple[AddOn, list[Any]]:
+        column = "control" if kind == "depth" else kind
+        try:
+            return _once(self._addons, (kind, name), lambda: self._look_up_addon(kind, name))
+        except ModelError as error:
+            raise RowError([_fault(column, f"a usable {kind}", name, error)]) from error
+
+    def _look_up(self, model: str) -> tuple[ModelInfo, str]:
+        self._check_allowed("model", model)
+        info = describe(model, trusted=self.trusted)
+        return info, info.revision or folder_weights_hash(info.location)
+
+    def _look_up_addon(self, kind: str, name: str) -> tuple[AddOn, list[Any]]:
+        bare = name.rpartition(":")[0] or name if kind == "lora" else name
+        self._check_allowed(kind, bare)
+        addon = describe_addon(kind, name, trusted=self.trusted)
+        return addon, [addon.revision, addon.file] if addon.revision else [_weights_hash(addon)]
+
+    def _check_allowed(self, kind: str, name: str) -> None:
+        if self.allowed is None:
+            return
+        key = _key(name)
+        for allowed in self.allowed:
+            inside = Path(allowed).is_absolute() and Path(key).is_relative_to(allowed)
+            if key == allowed or inside:
+                return
+        raise ModelError(
+            f"{kind} {name!r}: expected one of the allowed models "
+            f"({', '.join(sorted(self.allowed))}); allow it with --allow-model"
+        )
+
+
+def fit_to_model(row: ManifestRow, model: ModelInfo, own: Mapping[str, Any]) -> ManifestRow:
+    """The row as its model can render it: a run default for a source clip has no use without a model
+    that edits.
+
+    Raises:
+        RowError: the model edits clips and the row has none, or the other way round.
+    """
+    if model.edits and row.source_video is None:
+        expected = f"the clip to edit, as {row.model} edits clips by instruction"
+        raise RowError([Fault("source_video", expected, "no value")])
+    if model.edits or row.source_video is None:
+        return row
+    if own.get("source_video") is not None:
+        expected = f"no value, as {row.model} makes clips from text"
+        hint = "name an InstructPix2Pix model, or leave it null"
+        raise RowError([Fault("source_video", expected, repr(row.source_video), hint)])
+    return replace(row, source_video=None, image_guidance_scale=None)
+
+
+def _once(known: dict[Any, Found | ModelError], name: Any, look_up: Callable[[], Found]) -> Found:
+    """What is known by this name, looked up the first time; errors are remembered, too."""
+    if name not in known:
+        try:
+            known[name] = look_up()
+        except ModelError as error:
+            known[name] = error
+        except (OSError, RuntimeError) as error:  # a name too long, a home that is not there
+            known[name] = ModelError(f"it cannot be looked up ({error}); check the name")
+    found = known[name]
+    if isinstance(found, ModelError):
+        raise found
+    return found
+
+
+def _fault(column: str, expected: str, name: str, error: ModelError) -> Fault:
+    before, _, after = str(error).partition(": ")
+    return Fault(column, expected, name, after or before)
+
+
+def _key(name: str) -> str:
+    """What an allow-list compares: a local path resolved, of a hub name owner and repository."""
+    path = Path(name).expanduser()
+    if path.exists() or path.is_absolute() or name.startswith("."):
+        return str(path.resolve())
+    return "/".join(name.partition("@")[0].split("/")[:2])
+
+
+def _weights_hash(addon: AddOn) -> str:
+    """What stands for a local add-on's revision: the content of all that is loaded with it."""
+    if addon.kind in ("controlnet", "depth"):
+        return folder_weights_hash(addon.location)
+    file = Path(addon.location, addon.file or "")
+    encoder = file.parent / ENCODER_FOLDER
+    if addon.kind == "ip_adapter" and encoder.is_dir():
+        return digest_of({"file": file_sha256(file), "encoder": folder_weights_hash(encoder)})
+    return folder_weights_hash(file)

@@ -1,0 +1,147 @@
+"""What one sampler actor keeps warm: a pipeline, its ControlNet, a depth model; and what it switches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tasks.clips import ClipError, read_clip
+from tasks.job import Job, Signature
+from zs2.addons import AddOn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL.Image import Image
+
+    from zs2.control import DepthModel
+    from zs2.sampler import ZS2Sampler
+
+Frames = np.ndarray[Any, Any]
+
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # Pillow opens some with other programs
+
+
+class WarmModels:
+    """Models by the job that needs them: loaded when they differ from the last job's, else kept."""
+
+    def __init__(self) -> None:
+        self._signature: Signature | None = None
+        self._sampler: ZS2Sampler | None = None
+        self._controlnet: tuple[str, str] | None = None
+        self._depth: tuple[AddOn, DepthModel] | None = None
+
+    def sampler(self, job: Job) -> ZS2Sampler:
+        """The job's checkpoint as its signature says, without what `equip` adds.
+
+        Raises:
+            ModelError: the weights cannot be loaded.
+        """
+        checkpoint = job.signature._replace(controlnet="", controlnet_revision="")
+        if self._sampler is None or self._signature != checkpoint:
+            # free the old model first
+            self._signature = self._sampler = self._controlnet = None
+            self._sampler = _load(job)
+            self._signature = checkpoint
+        return self._sampler
+
+    def equip(self, job: Job) -> dict[str, Any]:
+        """Switch ControlNet, LoRAs and IP-Adapter to the job's, and read its clips and its picture.
+
+        Returns:
+            The arguments of the sampler's call that these make.
+
+        Raises:
+            ModelError: an add-on that cannot be loaded. ClipError: an unusable clip or picture.
+        """
+        from zs2.addons import use_ip_adapter, use_loras
+
+        row, conditions = job.row, job.conditions
+        if conditions.lost:
+            raise ClipError(
+                f"it was there when the run was planned, and is not now: {conditions.lost}"
+            )
+        sampler = self.sampler(job)
+        arguments: dict[str, Any] = {}
+        if conditions.control_video is not None:
+            arguments["conditioning_frames"] = self._control_frames(job, conditions.control_video)
+            arguments["controlnet_conditioning_scale"] = row.control_scale
+        if conditions.source_video is not None:
+            arguments["video"] = _frames(job, conditions.source_video)
+            arguments["image_guidance_scale"] = row.image_guidance_scale
+        if conditions.ip_adapter_image is not None:
+            arguments["ip_adapter_image"] = _picture(conditions.ip_adapter_image)
+        self._use_controlnet(sampler, job)
+        use_loras(sampler.pipe, conditions.loras)
+        use_ip_adapter(sampler.pipe, conditions.ip_adapter, row.ip_adapter_scale or 0.0)
+        return arguments
+
+    def _use_controlnet(self, sampler: ZS2Sampler, job: Job) -> None:
+        from zs2.addons import load_controlnet
+
+        addon = job.conditions.controlnet
+        if addon is None:
+            return  # the one that is there has nothing to follow and no say
+        wanted = (job.signature.controlnet, job.signature.controlnet_revision)
+        if self._controlnet != wanted:
+            sampler.controlnet = self._controlnet = None
+            sampler.controlnet = load_controlnet(
+                addon, torch_dtype=sampler.pipe.unet.dtype, device=sampler.pipe.device
+            )
+            self._controlnet = wanted
+
+    def _control_frames(self, job: Job, path: Path) -> Frames:
+        from zs2.control import canny_edges, depth_maps
+
+        row, depth = job.row, job.conditions.depth
+        frames = _frames(job, path)
+        if row.canny_low is not None and row.canny_high is not None:
+            return canny_edges(frames, row.canny_low, row.canny_high)
+        return frames if depth is None else depth_maps(self._depth_model(depth, job), frames)
+
+    def _depth_model(self, addon: AddOn, job: Job) -> DepthModel:
+        from zs2.control import load_depth_model
+
+        if self._depth is None or self._depth[0] != addon:
+            self._depth = None
+            pipe = self.sampler(job).pipe
+            model = load_depth_model(addon, torch_dtype=pipe.unet.dtype, device=pipe.device)
+            self._depth = (addon, model)
+        return self._depth[1]
+
+
+def _load(job: Job) -> ZS2Sampler:
+    import torch
+
+    from zs2.models import load_pipeline
+    from zs2.sampler import ZS2Sampler
+
+    engine = job.engine
+    dtype = None if engine.dtype == "auto" else getattr(torch, engine.dtype)
+    pipe = load_pipeline(job.model, torch_dtype=dtype, safety_checker=engine.safety_checker)
+    pipe.set_progress_bar_config(disable=True)
+    return ZS2Sampler(pipe, job.model.defaults)
+
+
+def _frames(job: Job, path: Path) -> Frames:
+    row = job.row
+    return read_clip(
+        path,
+        num_frames=row.num_frames,
+        fps=row.fps,
+        height=row.height or job.model.height,
+        width=row.width or job.model.width,
+    )
+
+
+def _picture(path: Path) -> Image:
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=PICTURE_FORMATS) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ClipError(
+            f"{path}: expected a picture, found {error}; save it again as .png or .jpg"
+        ) from error
