@@ -1,6 +1,8 @@
-"""What is added to a checkpoint: LoRAs, an IP-Adapter, a ControlNet; described without torch, then loaded.
+"""What is added to a checkpoint, by name: LoRAs, IP-Adapters, ControlNets, depth models; no torch.
 
-Everything comes as safetensors; pickled weights are refused unless a setting trusts them.
+Each is described before it is loaded, from its name, its configuration and the headers of its files;
+`use_loras`, `use_ip_adapter` and `load_controlnet` then put it to work. Weights are safetensors; pickled
+ones are refused unless a setting trusts them.
 """
 
 from __future__ import annotations
@@ -8,35 +10,68 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError, safe_open
-
-from zs2.models import ModelError
+from zs2.models import ModelError, names_model
+from zs2.weights import names_in, read_header
 
 if TYPE_CHECKING:
-    import torch
-    from diffusers import ControlNetModel
+    from zs2.controlnet_file import load_controlnet
+    from zs2.ip_adapter import use_ip_adapter
+    from zs2.lora import use_loras
+
+__all__ = [
+    "AddOn",
+    "describe_addon",
+    "fetch_addon",
+    "load_controlnet",
+    "use_ip_adapter",
+    "use_loras",
+]
 
 KINDS = ("controlnet", "lora", "ip_adapter", "depth")
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_HUB_ID = re.compile(
-    r"(?P<repo>[\w.-]+/[\w.-]+)"
-    r"(@(?P<revision>refs/pr/\d+|[^/@]+))?"
-    r"(/(?P<file>[^@]+\.(safetensors|bin|pt|pth|ckpt)))?"
-)
-_FORMS = {
+FORMS = {
     "lora": "'owner/name', 'owner/name@revision/path/file.safetensors', a local .safetensors file or "
-    "folder, each optionally with ':weight'",
-    "ip_adapter": "'owner/name/folder/file.safetensors' (optionally 'owner/name@revision/…') or a local "
+    "a folder, each optionally with ':weight'",
+    "ip_adapter": "'owner/name/folder/file.safetensors' (optionally 'owner/name@revision/…') or a "
+    "local .safetensors file",
+    "controlnet": "a hub id 'owner/name' (optionally '@revision'), a local folder, or a local "
     ".safetensors file",
-    "controlnet": "a hub id such as 'owner/name' (optionally '@revision'), a local folder, or a "
-    ".safetensors file",
-    "depth": "a hub id such as 'owner/name' (optionally '@revision') or a local folder",
+    "depth": "a hub id 'owner/name' (optionally '@revision') or a local folder",
 }
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_HUB_FILE = re.compile(
+    r"(?P<repository>[\w.-]+/[\w.-]+(@(refs/pr/\d+|[^/@]+))?)"
+    r"/(?P<file>[^@]+\.(safetensors|bin|pt|pth|ckpt))"
+)
+# Of the kinds that are a folder: what its weights are called, what it is, and what else is needed.
+_STEMS = {"controlnet": "diffusion_pytorch_model", "depth": "model"}
+_CLASSES = {"controlnet": "ControlNetModel", "depth": "…ForDepthEstimation"}
+_CONFIGURATION = {
+    "controlnet": ("config.json",),
+    "depth": ("config.json", "preprocessor_config.json"),
+}
+_TELLTALES = {"lora": "lora", "controlnet": r"controlnet_cond_embedding|input_hint_block"}
+_FORMATS = (".safetensors", *PICKLED)
+_LORA_FILE = "pytorch_lora_weights.safetensors"  # what diffusers and its training scripts write
+_HOMES = {
+    "load_controlnet": "zs2.controlnet_file",
+    "use_ip_adapter": "zs2.ip_adapter",
+    "use_loras": "zs2.lora",
+}
+
+
+def __getattr__(name: str) -> object:
+    # Lazy, because a plan describes add-ons without torch.
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclass(frozen=True)
@@ -48,8 +83,7 @@ class AddOn:
         name: as the user wrote it, less the weight.
         location: a local file or folder, or a hub id.
         revision: the hub's commit; None when local (its weights are its revision).
-        file: the weights' path inside the location; None for a local file, and where the whole
-            location is meant.
+        file: its weights inside the location; None where the location is the file.
         weight: a LoRA's strength.
     """
 
@@ -64,30 +98,94 @@ class AddOn:
     def is_local(self) -> bool:
         return self.revision is None
 
-    @property
-    def local_file(self) -> Path:
-        """Where a local add-on's weights lie: the file, or the file inside the folder."""
-        return Path(self.location, self.file) if self.file else Path(self.location)
-
 
 def describe_addon(kind: str, name: str, *, trusted: Sequence[str] = ()) -> AddOn:
     """Find an add-on and check what can be known of it; no weights are loaded, torch is not imported.
 
     Args:
         kind: `controlnet`, `lora`, `ip_adapter` or `depth` (a transformers depth-estimation model).
-        name: a hub id, folder or file, in the forms that the kind takes; a LoRA's with `:weight`.
-        trusted: hub ids, folders or files whose pickled weights may be loaded.
+        name: a hub id, folder or file, in one of the kind's `FORMS`.
+        trusted: add-ons whose weights may be pickles, which can run code: hub ids, folders, files.
 
     Raises:
-        ModelError: no such add-on, another kind of thing, or pickled weights that are not trusted.
+        ModelError: no such add-on, a thing of another kind, or pickled weights that are not trusted.
     """
     bare, weight = _split_weight(name) if kind == "lora" else (name, 1.0)
     path = Path(bare).expanduser()
-    if bare and path.exists():
-        return _describe_local(kind, bare, path, weight, trusted)
-    raise ModelError(
-        f"{kind} {bare!r}: expected {_FORMS[kind]}; found no such file or folder; check the name"
-    )
+    if bare and path.is_dir():
+        file = _choose(kind, bare, path, names_in(path))
+        is_trusted = names_model(bare, trusted) or names_model(str(path / file), trusted)
+        _check_format(kind, bare, file, is_trusted)
+        _check_header(kind, bare, path / file)
+        return AddOn(kind, bare, str(path), None, file, weight)
+    if bare and path.is_file() and kind != "depth":
+        is_trusted = names_model(bare, trusted) or names_model(str(path.parent), trusted)
+        _check_format(kind, bare, path.name, is_trusted)
+        _check_header(kind, bare, path)
+        return AddOn(kind, bare, str(path), None, None, weight)
+    hub_file = _HUB_FILE.fullmatch(bare) if kind in ("lora", "ip_adapter") else None
+    is_path = path.is_absolute() or bare.startswith((".", "~")) or path.suffix in _FORMATS
+    if not hub_file and (is_path or not _HUB_ID.fullmatch(bare)):
+        raise _error(kind, bare, f"{FORMS[kind]}; found none of them", "check the name")
+    repository, file = hub_file.group("repository", "file") if hub_file else (bare, None)
+    return replace(_describe_hub(kind, bare, repository, file, trusted), weight=weight)
+
+
+def _describe_hub(
+    kind: str, name: str, repository: str, file: str | None, trusted: Sequence[str]
+) -> AddOn:
+    from zs2 import hub  # late: most runs add nothing from a hub
+
+    found = hub.find(repository)
+    folder = hub.fetch(found, _CONFIGURATION.get(kind, ()))
+    names = hub.file_names(found)
+    file = file or _choose(kind, name, folder, names)
+    if file not in names:
+        raise _error(
+            kind, name, f"a file of {repository}; found {_listed(names)}", "name one of these"
+        )
+    _check_format(kind, name, file, names_model(repository, trusted))
+    return AddOn(kind, name, found.id, found.commit, file)
+
+
+def fetch_addon(addon: AddOn, *beside: str) -> Path:
+    """An add-on's weights file on this machine, downloaded where the cache has it not; the
+    configuration of a ControlNet or depth model lies beside it.
+
+    Args:
+        beside: further files of its repository that are wanted, where it has them.
+
+    Raises:
+        ModelError: a hub that does not answer, or a file that is no such add-on.
+    """
+    if addon.revision is None:
+        return Path(addon.location, addon.file or "")
+    from zs2 import hub
+
+    file = addon.file or ""
+    wanted = (file, *_CONFIGURATION.get(addon.kind, ()), *beside)
+    path = hub.fetch(hub.Repository(addon.location, addon.revision), wanted) / file
+    _check_header(addon.kind, addon.name, path)
+    return path
+
+
+def identity_of(addon: AddOn) -> str:
+    """16 hex digits, the same for the same weights: a local file that was written again is another
+    add-on. The strength does not count.
+
+    Raises:
+        ModelError: a local file that is gone.
+    """
+    identity = [addon.location, addon.revision, addon.file]
+    if addon.is_local:
+        try:
+            state = fetch_addon(addon).stat()
+        except OSError as error:
+            raise _error(
+                addon.kind, addon.name, f"its file as before; found {error}", "put it back"
+            ) from error
+        identity += [str(state.st_mtime_ns), str(state.st_size)]
+    return sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 
 def _split_weight(name: str) -> tuple[str, float]:
@@ -99,31 +197,111 @@ def _split_weight(name: str) -> tuple[str, float]:
     except ValueError:
         weight = math.nan
     if not math.isfinite(weight):
-        raise ModelError(
-            f"lora {name!r}: expected a number as the weight after ':', found {text!r}; write for "
-            f"instance {bare}:0.8"
+        raise _error(
+            "lora", name, f"a number after ':'; found {text!r}", f"write for instance {bare}:0.8"
         )
     return bare, weight
 
 
-def _describe_local(
-    kind: str, name: str, path: Path, weight: float, trusted: Sequence[str]
-) -> AddOn:
-    return AddOn(kind, name, str(path), None, None, weight)
+def _choose(kind: str, name: str, folder: Path, names: Sequence[str]) -> str:
+    """The weights that a folder or repository means, of the files it has."""
+    if kind == "ip_adapter":
+        raise _error(kind, name, f"a file; found {_listed(names)}", "name one of these")
+    if kind == "lora":
+        return _choose_lora(name, names)
+    _check_class(kind, name, folder / "config.json")
+    stem = _STEMS[kind]
+    variants = [f"{stem}.safetensors", f"{stem}.fp16.safetensors"]
+    pickles = [f"{stem}.bin", "pytorch_model.bin"]
+    for file in (*variants, *pickles):
+        if file in names:
+            return file
+    raise _error(
+        kind, name, f"its weights as {variants[0]}; found {_listed(names)}", "save it again"
+    )
 
 
-def load_controlnet(
-    addon: AddOn,
-    *,
-    torch_dtype: torch.dtype | None = None,
-    device: str | torch.device | None = None,
-) -> ControlNetModel:
-    raise ModelError("not here yet")
+def _choose_lora(name: str, names: Sequence[str]) -> str:
+    for suffix in _FORMATS:
+        files = [file for file in names if file.endswith(suffix) and "/" not in file]
+        if len(files) == 1 or _LORA_FILE in files:
+            return _LORA_FILE if _LORA_FILE in files else files[0]
+        if files:
+            break
+    found = _listed(names)
+    raise _error("lora", name, f"one .safetensors file; found {found}", "name the file itself")
 
 
-def use_loras(pipe: Any, loras: Sequence[AddOn]) -> None:
-    raise ModelError("not here yet")
+def _check_class(kind: str, name: str, path: Path) -> None:
+    """That a folder's configuration is that of such a model."""
+    wanted = _CLASSES[kind]
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        found = str(config.get("_class_name") or (config.get("architectures") or ["no class"])[0])
+    except (OSError, ValueError, AttributeError) as error:
+        raise _error(
+            kind, name, f"the config.json of a {wanted}; found {error}", f"name a {kind} folder"
+        ) from error
+    if not found.endswith(wanted.removeprefix("…")):
+        raise _error(
+            kind, name, f"a {wanted}; found a {found}", "name a model of that kind, or another kind"
+        )
 
 
-def use_ip_adapter(pipe: Any, addon: AddOn | None, scale: float = 1.0) -> None:
-    raise ModelError("not here yet")
+def _check_format(kind: str, name: str, file: str, is_trusted: bool) -> None:
+    if file.endswith(PICKLED) and not is_trusted:
+        raise _error(
+            kind,
+            name,
+            f".safetensors weights; found pickled weights {file}, which can run code",
+            "name a .safetensors file, or trust this one by a setting",
+        )
+    if not file.endswith(_FORMATS):
+        raise _error(kind, name, f".safetensors weights; found {file}", "name a .safetensors file")
+
+
+def _check_header(kind: str, name: str, path: Path) -> None:
+    """That a safetensors file holds such an add-on, by the names of its tensors."""
+    if path.suffix in PICKLED:
+        return
+    try:
+        tensors = read_header(path).shapes
+    except (OSError, ValueError) as error:
+        raise _error(
+            kind, name, f"a readable .safetensors file; found {error}", "copy or save it again"
+        ) from error
+    if kind == "ip_adapter" and not _reads_pictures(tensors):
+        faces = any("proj.0." in tensor or "perceiver" in tensor for tensor in tensors)
+        found = "one that reads faces by another program" if faces else _listed(tensors)
+        raise _error(
+            kind,
+            name,
+            f"an IP-Adapter that reads a picture by CLIP (tensors image_proj.… and ip_adapter.…); "
+            f"found {found}",
+            "name another file",
+        )
+    wanted = _TELLTALES.get(kind)
+    if wanted and not any(re.search(wanted, tensor) for tensor in tensors):
+        raise _error(
+            kind,
+            name,
+            f"tensors named like {wanted}; found {_listed(tensors)}",
+            "name another file",
+        )
+
+
+def _reads_pictures(tensors: Collection[str]) -> bool:
+    """Whether these are an IP-Adapter's: plain, plus or full-face (FaceID has neither)."""
+    projections = ("image_proj.proj.weight", "image_proj.latents", "image_proj.proj.3.weight")
+    return any(name in tensors for name in projections) and any(
+        tensor.startswith("ip_adapter.") for tensor in tensors
+    )
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = sorted(names)[:5]
+    return ", ".join(shown) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "nothing"
+
+
+def _error(kind: str, name: str, expected: str, remedy: str) -> ModelError:
+    return ModelError(f"{kind} {name!r}: expected {expected}; {remedy}")
