@@ -6,7 +6,8 @@ the last bits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -178,7 +179,8 @@ class TextEncoding:
             return Encoded(tokens, pooled)
         # InstructPix2Pix's pipeline has no such method of its own; its text encoder is the same
         own = getattr(pipe, "encode_prompt", partial(StableDiffusionPipeline.encode_prompt, pipe))
-        return Encoded(own(text, pipe._execution_device, 1, False, **options)[0], None)
+        with _text_model(pipe.text_encoder):
+            return Encoded(own(text, pipe._execution_device, 1, False, **options)[0], None)
 
 
 @torch.no_grad()
@@ -193,6 +195,19 @@ def source_latents(
         posterior = pipe.vae.encode(picture.to(device, pipe.vae.dtype)).latent_dist
         latents.append(posterior.mode())
     return torch.cat(latents)
+
+
+@contextmanager
+def _text_model(encoder: Any) -> Generator[None]:
+    """transformers 5 has no `CLIPTextModel.text_model`; diffusers 0.42 asks for it when it skips layers."""
+    if hasattr(encoder, "text_model"):
+        yield
+        return
+    encoder.__dict__["text_model"] = encoder  # past Module.__setattr__: no child of its own
+    try:
+        yield
+    finally:
+        del encoder.__dict__["text_model"]
 
 
 def _stack(rows: Sequence[Encoded]) -> Encoded:
