@@ -242,18 +242,23 @@ def status(out: OutArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def models(as_json: JsonOption = False) -> None:
-    """The models that come with zs2."""
-    from zs2.models import bundled_models, describe
+def models(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Folders, files or hub ids to look at; default all at hand."),
+    ] = None,
+    trust_pickle: TrustOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The models at hand, bundled and cached: what they are, whether zs2 runs them, their memory."""
+    from flows.commands import models as models_command
 
-    found = [describe(name) for name in bundled_models()]
-    if as_json:
-        print(json.dumps([{"name": m.name, "height": m.height, "width": m.width} for m in found]))
-        return
-    for info in found:
-        steps, guidance = info.defaults.num_inference_steps, info.defaults.guidance_scale
-        print(f"{info.name}: {info.width}×{info.height}, {steps} steps, guidance {guidance:g}")
-    print("Also: any local diffusers folder, or a hub id (owner/name, owner/name@revision).")
+    entries = models_command.find(names or [], trust_pickle or [])
+    print(models_command.as_json(entries) if as_json else models_command.text(entries))
+    if not names and not as_json:
+        print("Also: a diffusers folder, a .safetensors file, a hub id (owner/name@revision).")
+    if names and not all(entry.is_usable for entry in entries):
+        raise typer.Exit(BAD_USAGE)
 
 
 @app.command()

@@ -93,14 +93,20 @@ def file_names(repository: Repository) -> list[str]:
     try:
         tree = get_cached_repo_tree(repository.id, revision=repository.commit)
     except CachedRepoTreeNotFoundError:
-        return names_in(_folder(repository.id) / "snapshots" / repository.commit)
+        return names_in(folder_of(repository))
     return sorted(file.path for file in tree)
 
 
-def cached() -> list[tuple[str, Repository, Path]]:
-    """Every snapshot in the cache: its name (by branch or tag where one points to it), its
-    repository, and its folder."""
-    found: list[tuple[str, Repository, Path]] = []
+def folder_of(repository: Repository) -> Path:
+    """Where the cache has a repository's files."""
+    repo = f"models--{repository.id.replace('/', '--')}"
+    return Path(HF_HUB_CACHE, repo, "snapshots", repository.commit)
+
+
+def cached() -> list[tuple[Repository, Path]]:
+    """Every snapshot in the cache, named by a branch or tag where one points to it, and its
+    folder."""
+    found: list[tuple[Repository, Path]] = []
     for snapshot in sorted(Path(HF_HUB_CACHE).glob("models--*/snapshots/*")):
         root = snapshot.parents[1]
         repo = root.name.removeprefix("models--").replace("--", "/")
@@ -108,17 +114,13 @@ def cached() -> list[tuple[str, Repository, Path]]:
         named = [ref for ref in names_in(refs) if (refs / ref).read_text() == snapshot.name]
         revision = "main" if "main" in named else (named or [snapshot.name])[0]
         name = repo if revision == "main" else f"{repo}@{revision}"
-        found.append((name, Repository(repo, snapshot.name, name), snapshot))
+        found.append((Repository(repo, snapshot.name, name), snapshot))
     return found
 
 
 class _NoBar(tqdm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "disable": True})
-
-
-def _folder(repo: str) -> Path:
-    return Path(HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def describe(model: str, *, trusted: Sequence[str] = ()) -> ModelInfo:
         model: a bundled name, a local folder, a `.safetensors` file, or a hub id with optional
             `@revision` (branch, tag or commit).
         trusted: models whose weights may be pickles, which can run code: hub ids (of any revision,
-            or with the one that is meant), folders, files.
+            or with the one that is meant), folders, files (`--trust-pickle` on the command line).
 
     Raises:
         ModelError: unknown name, no usable pipeline, pickles that are not trusted, code of the
@@ -107,7 +107,8 @@ def describe(model: str, *, trusted: Sequence[str] = ()) -> ModelInfo:
     if model and path.is_dir():
         return folders.describe(model, path, is_trusted=is_trusted)
     if path.suffix in SINGLE_FILES and path.is_file():
-        return single_file.describe(model, path, is_trusted=is_trusted)
+        inside = names_model(str(path.parent), trusted)
+        return single_file.describe(model, path, is_trusted=is_trusted or inside)
     is_path = path.is_absolute() or model.startswith((".", "~")) or path.suffix in SINGLE_FILES
     if is_path or not _HUB_ID.fullmatch(model):
         raise ModelError(
@@ -116,6 +117,35 @@ def describe(model: str, *, trusted: Sequence[str] = ()) -> ModelInfo:
             "found none of them"
         )
     return _describe_hub(model, is_trusted)
+
+
+def parameters(info: ModelInfo) -> int | None:
+    """How many numbers a described model's weights hold, counted from the headers of its files.
+
+    Returns:
+        None where they are pickled, or not on this machine yet.
+
+    Raises:
+        ModelError: a file that is not whole.
+    """
+    from zs2 import folders, hub, single_file, weights
+
+    try:
+        if info.configuration is not None:
+            return single_file.parameters(Path(info.location))
+        if info.revision is None:
+            folder = Path(info.location)
+            names = weights.names_in(folder)
+        else:
+            repository = hub.Repository(info.location, info.revision)
+            folder, names = hub.folder_of(repository), hub.file_names(repository)
+        index = folders.read_json(info.name, folder / "model_index.json")
+        return weights.parameters(folder, names, index)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model {info.name!r}: expected whole safetensors files, found that {error}; "
+            "copy or download them again"
+        ) from error
 
 
 def names_model(model: str, listed: Iterable[str]) -> bool:

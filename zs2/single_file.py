@@ -141,6 +141,18 @@ def load(info: ModelInfo, configuration: str, dtype: torch.dtype, kwargs: Mappin
     return pipe
 
 
+def parameters(path: Path) -> int | None:
+    """How many numbers a file's pipeline holds (without what only training needs); None for a
+    pickle.
+
+    Raises:
+        OSError, ValueError: no whole safetensors file.
+    """
+    if path.suffix != ".safetensors":
+        return None
+    return weights.read_header(path).parameters(UNET, VAE, CLIP, OPEN_CLIP, "conditioner.")
+
+
 def _read(name: str, path: Path, is_trusted: bool) -> weights.Header:
     if path.suffix == ".safetensors":
         try:
@@ -153,8 +165,8 @@ def _read(name: str, path: Path, is_trusted: bool) -> weights.Header:
     if not is_trusted:
         raise ModelError(
             f"model {name!r}: expected a .safetensors file, found pickled weights, which can run "
-            "code; get the checkpoint as safetensors, or name the file as trusted if you know "
-            "where it comes from"
+            "code; get the checkpoint as safetensors, or name the file as trusted (--trust-pickle) if you "
+            "know where it comes from"
         )
     import pickle
 
@@ -169,7 +181,7 @@ def _read(name: str, path: Path, is_trusted: bool) -> weights.Header:
         ) from error
     tensors = found.get("state_dict", found)
     shapes = {key: tuple(value.shape) for key, value in tensors.items() if hasattr(value, "shape")}
-    return weights.Header({}, shapes, sum(value.numel() for value in tensors.values()))
+    return weights.Header({}, shapes, dict.fromkeys(shapes, "F32"))
 
 
 def _prediction(header: weights.Header) -> str | None:

@@ -74,6 +74,26 @@ def select(
     )
 
 
+def parameters(folder: Path, names: Collection[str], index: Mapping[str, Any]) -> int | None:
+    """How many numbers a pipeline's weights hold, by the headers of its files.
+
+    Args:
+        names: the files that the pipeline has, whether in the folder or still on a hub.
+
+    Returns:
+        None where they are pickled, or not all in the folder.
+
+    Raises:
+        OSError, ValueError: a file that is no whole safetensors file.
+    """
+    for half in (False, True):
+        selection = select(index, names, half=half)
+        files = [folder / name for name in selection.weights]
+        if not selection.pickled and all(file.is_file() for file in files):
+            return sum(read_header(file).parameters() for file in files)
+    return None
+
+
 def components(index: Mapping[str, Any]) -> list[str]:
     """The parts that a model_index.json names and that are there (an absent one is [null, null])."""
     return [
@@ -109,20 +129,28 @@ class Header:
 
     Attributes:
         metadata: free text that the writer left.
-        shapes: of the tensors, by name.
-        parameters: numbers that are no integers, over all tensors.
+        shapes, dtypes: of the tensors, by name; a dtype as the format writes it, such as `F16`.
     """
 
     metadata: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
-    parameters: int
+    dtypes: dict[str, str]
+
+    def parameters(self, *prefixes: str) -> int:
+        """How many numbers the tensors of these names hold; of all where no prefix is given.
+        Integers, which stay what they are at every precision, do not count."""
+        return sum(
+            math.prod(shape)
+            for name, shape in self.shapes.items()
+            if self.dtypes[name] in _FLOATS and name.startswith(prefixes or ("",))
+        )
 
 
 def read_header(path: Path) -> Header:
     """Read a safetensors file's header: 8 bytes of its length, then JSON.
 
     Raises:
-        OSError: not to be read. ValueError: no safetensors file.
+        OSError: not to be read. ValueError: no safetensors file, or not a whole one.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -132,10 +160,10 @@ def read_header(path: Path) -> Header:
     try:
         metadata = tensors.pop("__metadata__", {})
         shapes = {name: tuple(tensor["shape"]) for name, tensor in tensors.items()}
-        floats = [name for name, tensor in tensors.items() if tensor["dtype"] in _FLOATS]
+        dtypes = {name: tensor["dtype"] for name, tensor in tensors.items()}
         data = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError("its header describes no tensors") from error
     if (expected := 8 + length + data) != (size := path.stat().st_size):
         raise ValueError(f"its header promises {expected:,} bytes, it has {size:,}")
-    return Header(metadata, shapes, sum(math.prod(shapes[name]) for name in floats))
+    return Header(metadata, shapes, dtypes)
