@@ -1,10 +1,13 @@
-"""Schedulers by their short names, and how their own noise is made to follow the clip."""
+"""Schedulers by their short names, how their own noise is made to follow the clip, and schedules run in
+parts."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import diffusers
@@ -23,6 +26,8 @@ SCHEDULER_CLASSES = {
     "pndm": "PNDMScheduler",
     "lcm": "LCMScheduler",
 }
+# PNDM's own Runge-Kutta start needs four steps at least; Stable Diffusion's checkpoints leave it out
+OPTIONS = {"pndm": {"skip_prk_steps": True}}
 
 
 def make_scheduler(name: str | None, current: Any) -> Any:
@@ -37,7 +42,8 @@ def make_scheduler(name: str | None, current: Any) -> Any:
         raise ValueError(
             f"scheduler: expected one of {', '.join(SCHEDULER_CLASSES)}, found {name!r}"
         )
-    return getattr(diffusers, SCHEDULER_CLASSES[name]).from_config(current.config)
+    kind = getattr(diffusers, SCHEDULER_CLASSES[name])
+    return kind.from_config(current.config, **OPTIONS.get(name, {}))
 
 
 class _FollowClip(TorchFunctionMode):
@@ -71,14 +77,93 @@ class _FollowClip(TorchFunctionMode):
         return isinstance(shape, tuple | list) and len(shape) == 4 and shape[0] == self.num_frames
 
 
+@dataclass
+class Part:
+    """The steps `first` ≤ step < `last` of a schedule: what one call of a pipeline runs within `part`.
+
+    Attributes:
+        first, last: steps of n, the noisiest is 0; `last` None is n.
+        scheduler: None for the part that begins a schedule, else the scheduler that goes on, in the
+            state in which an earlier part left it; after the call, in the state this part left it in.
+    """
+
+    first: int = 0
+    last: int | None = None
+    scheduler: Any = None
+
+
+_part: ContextVar[Part | None] = ContextVar("part", default=None)
+
+
+@contextmanager
+def part(steps: Part) -> Generator[None]:
+    """While the context is open, `scheduling` runs these steps of the schedule alone.
+
+    A part that goes on takes latents as the last one left them, over `init_noise_sigma`: pipelines
+    multiply what they are given by it.
+    """
+    token = _part.set(steps)
+    try:
+        yield
+    finally:
+        _part.reset(token)
+
+
+def step_index(scheduler: Any, step: int) -> int:
+    """Where step `step` of n begins in `scheduler.timesteps`, which a solver may hold more than n of."""
+    if step == 0:
+        return 0
+    runge_kutta = getattr(scheduler, "prk_timesteps", None)
+    if runge_kutta is not None and len(runge_kutta):  # PNDM: four a step for the first three
+        return min(4 * step, step + 9)
+    # second order: two a step but for the last; PNDM: the second step twice
+    left = scheduler.num_inference_steps - 1 - step
+    return len(scheduler.timesteps) - 1 - left * scheduler.order
+
+
+@contextmanager
+def _running(scheduler: Any, steps: Part) -> Generator[None]:
+    """Show the pipeline a part of the timesteps, as diffusers' img2img pipelines cut it out themselves.
+
+    Before it steps, the scheduler has all of them again: it counts in the whole schedule.
+    """
+    set_timesteps, scale_model_input = scheduler.set_timesteps, scheduler.scale_model_input
+    goes_on = steps.scheduler is not None
+    whole = scheduler.timesteps
+
+    @functools.wraps(set_timesteps)  # pipelines look at its signature for `timesteps`, `sigmas`
+    def cut(*args: Any, **kwargs: Any) -> None:
+        nonlocal whole
+        if not goes_on:
+            set_timesteps(*args, **kwargs)
+        whole = scheduler.timesteps
+        end = None if steps.last is None else step_index(scheduler, steps.last)
+        scheduler.timesteps = whole[step_index(scheduler, steps.first) : end]
+
+    def mended(*args: Any, **kwargs: Any) -> Tensor:
+        scheduler.timesteps = whole
+        return scale_model_input(*args, **kwargs)
+
+    scheduler.set_timesteps, scheduler.scale_model_input = cut, mended
+    try:
+        yield
+    finally:
+        scheduler.timesteps = whole
+        del scheduler.set_timesteps, scheduler.scale_model_input
+        steps.scheduler = scheduler
+
+
 @contextmanager
 def scheduling(pipe: Any, name: str | None, trace: NoiseTrace | None) -> Generator[None]:
     """Give `pipe` a fresh scheduler whose step noise follows `trace`; put its own back afterwards.
 
     With `trace` None (latents given by the user, one frame) the scheduler draws as it always does.
+    Within `part` the scheduler may be one that goes on, and runs a part of its schedule.
     """
     original = pipe.scheduler
-    scheduler = make_scheduler(name, original)
+    steps = _part.get()
+    scheduler = (steps and steps.scheduler) or make_scheduler(name, original)
+    running = nullcontext() if steps is None else _running(scheduler, steps)
     if trace is not None and len(trace.alpha):
         step = scheduler.step
 
@@ -90,6 +175,7 @@ def scheduling(pipe: Any, name: str | None, trace: NoiseTrace | None) -> Generat
         scheduler.step = follow
     pipe.scheduler = scheduler
     try:
-        yield
+        with running:
+            yield
     finally:
         pipe.scheduler = original
