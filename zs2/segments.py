@@ -144,7 +144,9 @@ def segmented(
     try:
         yield
     finally:
-        if had_own:
+        if unet.__dict__.get("forward") is not forward:
+            pass  # the pipeline has put its offload hooks on anew
+        elif had_own:
             unet.forward = whole
         else:
             del unet.forward
