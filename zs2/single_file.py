@@ -123,22 +123,29 @@ def load(info: ModelInfo, configuration: str, dtype: torch.dtype, kwargs: Mappin
             "feature_extractor": None,
             "requires_safety_checker": False,
         }
-    pipe = getattr(diffusers, info.pipeline).from_single_file(
-        info.location,
-        config=str(folder),
-        dtype=dtype,
-        local_files_only=True,
-        **{**options, **kwargs},
-    )
-    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        module = getattr(pipe, part, None)
-        absent = [n for n, p in module.named_parameters() if p.is_meta] if module else []
+    try:
+        pipe = getattr(diffusers, info.pipeline).from_single_file(
+            info.location,
+            config=str(folder),
+            dtype=dtype,
+            local_files_only=True,
+            **{**options, **kwargs},
+        )
+    except NotImplementedError as error:  # a tensor that the file lacks has nothing to be moved
+        raise _incomplete(info, "some of the UNet or the autoencoder missing") from error
+    for part in ("text_encoder", "text_encoder_2"):
+        encoder = getattr(pipe, part, None)
+        absent = [name for name, p in encoder.named_parameters() if p.is_meta] if encoder else []
         if absent:
-            raise ModelError(
-                f"model {info.name!r}: expected all tensors of the {part} in {info.location}, found "
-                f"no {absent[0]} ({len(absent)} are missing); get the whole checkpoint"
-            )
+            raise _incomplete(info, f"no {absent[0]} of the {part}")
     return pipe
+
+
+def _incomplete(info: ModelInfo, found: str) -> ModelError:
+    return ModelError(
+        f"model {info.name!r}: expected all tensors of the pipeline in {info.location}, found "
+        f"{found}; get the whole checkpoint"
+    )
 
 
 def parameters(path: Path) -> int | None:
