@@ -16,7 +16,8 @@ from zs2.models import ModelError, ModelInfo, describe
 
 Found = TypeVar("Found")
 
-ENCODER_FOLDER = "image_encoder"  # beside an IP-Adapter's file
+# Where `use_ip_adapter` looks for an image encoder, from an IP-Adapter's file.
+ENCODER_FOLDERS = ("image_encoder", "../models/image_encoder")
 
 
 class Catalogue:
@@ -87,6 +88,7 @@ class Catalogue:
                     identity[kind] = known
         loras = [self._addon("lora", name) for name in row.lora]
         if loras:
+            _check_once([addon for addon, _ in loras])
             identity["lora"] = [[*known, addon.weight] for addon, known in loras]
         return Conditions(
             control_video=files.get("control_video"),
@@ -165,6 +167,13 @@ def _once(known: dict[Any, Found | ModelError], name: Any, look_up: Callable[[],
     return found
 
 
+def _check_once(loras: Sequence[AddOn]) -> None:
+    names = [addon.name for addon in loras]
+    if len({(addon.location, addon.revision, addon.file) for addon in loras}) < len(loras):
+        hint = "leave out the repeated one and give the other its weight"
+        raise RowError([Fault("lora", "each LoRA once", ", ".join(names), hint)])
+
+
 def _fault(column: str, expected: str, name: str, error: ModelError) -> Fault:
     before, _, after = str(error).partition(": ")
     return Fault(column, expected, name, after or before)
@@ -183,7 +192,8 @@ def _weights_hash(addon: AddOn) -> str:
     if addon.kind in ("controlnet", "depth"):
         return folder_weights_hash(addon.location)
     file = Path(addon.location, addon.file or "")
-    encoder = file.parent / ENCODER_FOLDER
-    if addon.kind == "ip_adapter" and encoder.is_dir():
-        return digest_of({"file": file_sha256(file), "encoder": folder_weights_hash(encoder)})
-    return folder_weights_hash(file)
+    parts = {"file": file_sha256(file)}
+    if addon.kind == "ip_adapter":
+        folders = {name: file.parent / name for name in ENCODER_FOLDERS}
+        parts |= {n: folder_weights_hash(path) for n, path in folders.items() if path.is_dir()}
+    return digest_of(parts)

@@ -1,0 +1,213 @@
+"""The catalogue: rows become jobs, with models, add-ons and input files found and told by content."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manifests.inputs import InputFiles
+from manifests.row import Fault, RowError, parse_row
+from tasks.catalogue import Catalogue, fit_to_model
+from tasks.job import Conditions, Engine, Job
+from tests import tiny_addons
+from zs2.models import ModelInfo
+
+MakeJob = Callable[..., Job]
+
+
+@pytest.fixture(scope="module")
+def models(tiny_pipe: Any, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model's add-ons: `net`, `lora1`, `lora2`, `adapter/ip.safetensors`."""
+    folder = tmp_path_factory.mktemp("addons")
+    tiny_addons.controlnet_folder(tiny_pipe, folder / "net")
+    for seed in (1, 2):
+        tiny_addons.lora(tiny_pipe, folder / f"lora{seed}", seed)
+    tiny_addons.ip_adapter(tiny_pipe, folder / "adapter" / "ip.safetensors", 3)
+    return folder
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A manifest's folder, with inputs whose content nobody looks into here."""
+    for name in ("a.mp4", "b.mp4", "a.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    return tmp_path
+
+
+@pytest.fixture
+def job(tiny_model: Path, base: Path) -> MakeJob:
+    """A job of the tiny model with these columns, by a catalogue of its own."""
+
+    def make(catalogue: Catalogue | None = None, **columns: Any) -> Job:
+        own = {"id": "a", "prompt": "p", "model": str(tiny_model), **columns}
+        return (catalogue or Catalogue()).job(parse_row(own), own, base, 0, Engine())
+
+    return make
+
+
+def fault(make: Callable[[], object]) -> Fault:
+    with pytest.raises(RowError) as error:
+        make()
+    (found,) = error.value.faults
+    return found
+
+
+def columns_of(models: Path) -> dict[str, dict[str, Any]]:
+    adapter = str(models / "adapter" / "ip.safetensors")
+    return {
+        "control": {"control": "pose", "controlnet": str(models / "net"), "control_video": "a.mp4"},
+        "lora": {"lora": [str(models / "lora1")]},
+        "adapter": {"ip_adapter": adapter, "ip_adapter_image": "a.png"},
+    }
+
+
+def test_a_job_carries_what_its_actor_needs(job: MakeJob, models: Path, base: Path):
+    """Paths resolved and add-ons described, with LoRAs in the row's order and weights; a plain row
+    has none of it."""
+    columns = columns_of(models)
+    lora = [f"{models / 'lora2'}:0.5", str(models / "lora1")]
+    made = job(**columns["control"], **columns["adapter"], lora=lora).conditions
+    assert (made.control_video, made.ip_adapter_image) == (base / "a.mp4", base / "a.png")
+    assert made.controlnet is not None and made.controlnet.location == str(models / "net")
+    assert [(a.location, a.weight) for a in made.loras] == [
+        (str(models / "lora2"), 0.5),
+        (str(models / "lora1"), 1.0),
+    ]
+    assert made.ip_adapter is not None and made.depth is None and made.source_video is None
+    assert job().conditions == Conditions()
+
+
+def _touch(path: Path) -> None:
+    path.write_text(path.read_text() + "\n")
+
+
+def _retrain(folder: Path) -> None:
+    for file in folder.iterdir():
+        shutil.copyfile(folder.parent / "lora2" / file.name, file)
+
+
+CHANGES: dict[str, tuple[str, Callable[[Path, Path], object]]] = {
+    "clip": ("control", lambda base, models: (base / "a.mp4").write_bytes(b"other")),
+    "picture": ("adapter", lambda base, models: (base / "a.png").write_bytes(b"other")),
+    "ControlNet": ("control", lambda base, models: _touch(models / "net" / "config.json")),
+    "LoRA": ("lora", lambda base, models: _retrain(models / "lora1")),
+    "image encoder": (
+        "adapter",
+        lambda base, models: _touch(models / "adapter" / "image_encoder" / "config.json"),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_content_decides_the_digest(
+    job: MakeJob, models: Path, base: Path, tmp_path: Path, what: str
+):
+    """Other content under the same name is another clip; the same content under another name is the
+    same."""
+    mine = tmp_path / "models"
+    shutil.copytree(models, mine)
+    group, change = CHANGES[what]
+    before = job(**columns_of(mine)[group])
+    moved = shutil.copytree(mine, tmp_path / "moved")
+    assert job(**columns_of(moved)[group]).digest == before.digest
+    change(base, mine)
+    after = job(**columns_of(mine)[group])
+    assert after.sample_digest != before.sample_digest and after.digest != before.digest
+
+
+def test_every_condition_decides_the_digest(job: MakeJob, models: Path):
+    """Whether there is one, and how strong it is; the order of LoRAs too, for they are summed in it;
+    a weight that is written out is the same weight."""
+    columns = columns_of(models)
+    one, two = (str(models / f"lora{seed}") for seed in (1, 2))
+    rows: list[dict[str, Any]] = [
+        {},
+        columns["control"],
+        columns["control"] | {"control": "depth"},
+        columns["control"] | {"control": "canny"},
+        columns["control"] | {"control": "canny", "canny_low": 50},
+        columns["control"] | {"control_scale": 0.5},
+        columns["control"] | {"control_video": "b.mp4"},
+        columns["adapter"],
+        columns["adapter"] | {"ip_adapter_scale": 0.5},
+        {"lora": [one]},
+        {"lora": [f"{one}:0.5"]},
+        {"lora": [one, two]},
+        {"lora": [two, one]},
+        {"long_prompt": "chunk"},
+    ]
+    digests = [job(**row).sample_digest for row in rows]
+    assert len(set(digests)) == len(digests)
+    assert job(lora=[f"{one}:1"]).digest == job(lora=one).digest
+
+
+def test_the_controlnet_is_in_the_signature_and_what_is_switched_is_not(job: MakeJob, models: Path):
+    """An actor keeps its pipeline for LoRAs and IP-Adapters; rows of one ControlNet stand together."""
+    columns = columns_of(models)
+    plain = job().signature
+    assert job(**columns["lora"]).signature == job(**columns["adapter"]).signature == plain
+    controlled = job(**columns["control"]).signature
+    assert controlled != plain and controlled.location == plain.location
+    assert job(**columns["control"] | {"control_video": "b.mp4"}).signature == controlled
+
+
+def test_add_ons_that_are_not_there_are_faults_of_their_columns(job: MakeJob, models: Path):
+    """With the remedy of the one who looked; one LoRA twice is a fault too."""
+    columns = columns_of(models)
+    gone = str(models / "gone")
+    for group, column in (("control", "controlnet"), ("lora", "lora"), ("adapter", "ip_adapter")):
+        value = [gone] if column == "lora" else gone
+        told = fault(lambda g=group, c=column, v=value: job(**columns[g] | {c: v}))
+        assert (told.column, told.expected) == (column, f"a usable {column}")
+        assert "gone" in told.found and told.hint
+    depth = columns["control"] | {"control": f"depth:{gone}"}
+    assert fault(lambda: job(**depth)).column == "control"
+    twice = [str(models / "lora1"), f"{models / 'lora1'}:0.5"]
+    assert fault(lambda: job(lora=twice)).expected == "each LoRA once"
+    assert fault(lambda: job(model="x" * 5000)).column == "model"
+    assert fault(lambda: job(lora=["x" * 5000])).column == "lora"
+
+
+def test_the_allow_list_holds_for_add_ons(job: MakeJob, models: Path, tiny_model: Path):
+    """A file or folder inside an allowed folder may be named, with any weight; anything else is
+    refused before it is looked at, and names of a repository's files count as the repository."""
+    columns = columns_of(models)
+    allowed = [str(tiny_model), str(models)]
+    for group in columns.values():
+        assert job(Catalogue(allowed), **group).conditions.identity
+    assert job(Catalogue(allowed), lora=f"{models / 'lora1'}:0.5").conditions.loras
+    only = Catalogue([str(tiny_model), str(models / "net"), "owner/loras"])
+    assert job(only, **columns["control"])
+    for name in (str(models / "lora1"), "owner/other/a.safetensors:0.5", f"{models}/net/../lora1"):
+        assert "--allow-model" in fault(lambda n=name: job(only, lora=n)).hint
+    told = fault(lambda: job(only, lora="owner/loras@main/a.safetensors:0.5"))
+    assert "--allow-model" not in told.hint  # allowed, but there is no hub here
+    assert fault(lambda: job(Catalogue([str(models)]))).column == "model"
+
+
+def test_inputs_outside_are_refused_for_every_job(job: MakeJob, models: Path, base: Path):
+    """The catalogue's own folders hold: a job cannot be had around them."""
+    control = columns_of(models)["control"] | {"control_video": "../x.mp4"}
+    assert "--input-root" in fault(lambda: job(**control)).hint
+    (base.parent / "x.mp4").write_bytes(b"x")
+    roots = Catalogue(inputs=InputFiles([base.parent]))
+    assert job(roots, **control).conditions.control_video == base.parent / "x.mp4"
+
+
+def test_editing_models_and_source_clips_belong_together(info: ModelInfo):
+    """A model that edits needs a clip, another one refuses it; a run default for one is dropped
+    where it has no use."""
+    edits = replace(info, pipeline="StableDiffusionInstructPix2PixPipeline")
+    plain = parse_row({"id": "a", "prompt": "p"})
+    own = {"source_video": "a.mp4"}
+    clip = parse_row({"id": "a", "prompt": "p", **own})
+    assert fit_to_model(clip, edits, own) == clip and fit_to_model(plain, info, {}) == plain
+    assert fault(lambda: fit_to_model(plain, edits, {})).found == "no value"
+    told = fault(lambda: fit_to_model(clip, info, own))
+    assert told.column == "source_video" and "InstructPix2Pix" in told.hint
+    assert fit_to_model(clip, info, {}) == plain
