@@ -100,15 +100,15 @@ class TextEncoding:
             PromptError: too long a prompt with long_prompt="fail".
             ValueError: given embeddings of a wrong shape.
         """
-        everyone = [0] * len(frame_prompt)
         named = {"negative_prompt": negative_prompt} if guided else {}
         parts = {text: self._parts("prompt", text) for text in prompts}
         parts |= {text: self._parts(name, text) for name, text in named.items()}
         most = max((len(pieces) for pieces in parts.values()), default=1)
         positive = _given("prompt_embeds", "pooled_prompt_embeds", given, self.has_pooled)
         if positive is None:
-            rows = [self._encode(parts[text], most, self.clip_skip) for text in prompts]
-            positive = _stack(rows).rows(frame_prompt)
+            texts = list(dict.fromkeys(prompts))
+            encoded = _stack([self._encode(parts[text], most, self.clip_skip) for text in texts])
+            positive = encoded.rows([texts.index(prompts[i]) for i in frame_prompt])
         else:
             most = max(1, positive.tokens.shape[1] // self._limit)
             positive = _spread("prompt_embeds", positive, len(frame_prompt))
@@ -124,7 +124,7 @@ class TextEncoding:
             negative = positive.zeros()
         else:
             encoded = self._encode(parts[negative_prompt], most, None)
-            negative = encoded.rows(everyone)
+            negative = encoded.rows([0] * len(frame_prompt))
         return conditions | _named("negative_", negative)
 
     @property
