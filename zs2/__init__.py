@@ -9,9 +9,14 @@ Reading order, one concept a file:
 3. `attention`  temporal momentum attention (section 4.1, Eq. 2) on hidden states
 4. `segments`   long clips in segments of m frames (section 6.1) under an unmodified pipeline
 5. `sampler`    `ZS2Sampler`: the above around a diffusers pipeline
-6. `models`     names of checkpoints, what they are and how they are loaded
 
-Beside them: `optical_flow` and `metrics` (how a clip moves and how steadily), `mini` (bundled models).
+What the sampler leans on: `schedulers` (step noise that follows the clip), `conditions` (text and source
+clips, frame by frame), `controlnet` (guidance inside the segments), `decoding`, `request` (a call,
+checked).
+
+Checkpoints: `models` (names, families, loading), `hub`, `single_file`, `addons` (ControlNet, LoRA,
+IP-Adapter). Signals: `control` (edges, depth), `optical_flow`, `metrics`. What ZS² is compared with:
+`baselines`. Bundled models: `mini`.
 """
 
 from __future__ import annotations
