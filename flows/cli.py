@@ -123,7 +123,7 @@ def render(
         defaults=defaults,
         on_invalid=on_invalid,
         allow_models=allow_model,
-        input_roots=input_root,
+        input_roots=input_root or [],
         trust_pickles=trust_pickle or [],
         dtype=dtype,
         safety_checker=run_command.switch("--safety-checker", safety_checker),

@@ -31,14 +31,14 @@ QUICK_CHECK_ROWS = 50_000
 
 
 def settings_of(
-    *, defaults: Sequence[str] | None, input_roots: Sequence[Path] | None, **values: Any
+    *, defaults: Sequence[str] | None, input_roots: Sequence[Path] = (), **values: Any
 ) -> RenderSettings:
     """RenderSettings from options. Input roots are made absolute, for `zs2 retry` from elsewhere.
 
     Raises:
         UsageError, RowError: saying which option is wrong and what it takes.
     """
-    roots = [str(root.absolute()) for root in input_roots or []]
+    roots = [str(root.absolute()) for root in input_roots]
     try:
         return RenderSettings(defaults=parse_defaults(defaults or []), input_roots=roots, **values)
     except ValidationError as error:

@@ -23,6 +23,8 @@ def test_settings_survive_run_json() -> None:
     settings = RenderSettings(
         defaults={"kl_target": [0.1, 0.2], "codec": "gif"},
         allow_models=["zs2-mini"],
+        trust_pickles=["owner/old"],
+        input_roots=["/clips"],
         safety_checker=False,
         price_per_hour=2.5,
     )
@@ -45,6 +47,18 @@ def test_every_bad_option_is_named_in_one_message() -> None:
     first, second = str(caught.value).splitlines()
     assert first.startswith("--dtype: ") and first.endswith("found 'int3'")
     assert second.startswith("--samplers: ") and second.endswith("found 0")
+
+
+def test_input_roots_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`zs2 retry` reads them in another working folder; the catalogue is made of the settings."""
+    monkeypatch.chdir(tmp_path)
+    settings = settings_of(
+        defaults=None, input_roots=[Path("clips")], allow_models=["a/b"], trust_pickles=["c/d"]
+    )
+    assert settings.input_roots == [str(tmp_path / "clips")]
+    catalogue = settings.catalogue()
+    assert catalogue.inputs.roots == (tmp_path.resolve() / "clips",)
+    assert (catalogue.allowed, catalogue.trusted) == ({"a/b"}, ("c/d",))
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,26 @@
 import json
 from dataclasses import fields, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from manifests.read import open_manifest
 from manifests.result import ResultRow
 from manifests.row import ManifestRow, parse_row
-from tasks.job import POST_COLUMNS, Ending, Engine, Job, parameters, resolve, result_row
+from tasks.job import (
+    CONTROLNET_COST,
+    POST_COLUMNS,
+    Conditions,
+    Ending,
+    Engine,
+    Job,
+    parameters,
+    resolve,
+    result_row,
+)
+from zs2.addons import AddOn
 from zs2.models import ModelDefaults, ModelInfo
 
 BASE = {"id": "a", "prompt": "a star", "seed": 1, "num_frames": 16, "segment_frames": 8}
@@ -31,6 +44,7 @@ SAMPLED: dict[str, dict[str, Any]] = {
     "solver": {"solver": "exact"},
     "noise_candidates": {"noise_candidates": 2},
     "momentum": {"momentum": 0.5},
+    "long_prompt": {"long_prompt": "chunk"},
 }
 POST: dict[str, dict[str, Any]] = {
     "fps": {"fps": 12},
@@ -39,8 +53,54 @@ POST: dict[str, dict[str, Any]] = {
     "codec": {"codec": "ffv1"},
     "quality": {"quality": 20},
 }
-# Columns with one value so far, or that tell rows apart without changing what is rendered.
-NEITHER = {"id", "meta", "model", "speed", "long_prompt", "best_of", "temporal_sr", "spatial_sr"}
+# Columns with one value so far, or that tell rows apart without changing what is rendered. What
+# names clips and add-ons is tested with the catalogue that finds them.
+NEITHER = {"id", "meta", "model", "speed", "best_of", "temporal_sr", "spatial_sr"}
+
+# Of the bundled demo's rows, with a fixed model: sample digest, digest. They may not change while
+# RECIPE is the same: users' finished videos are found by them.
+DEMO = {
+    "star-over-sea": (
+        "5667c9e58f3d35dcc6b283d38ec81445",
+        "27d9dace674b6a51a7c42df7c48c75ed",
+    ),
+    "heart-in-sky": (
+        "96a90db06fc7a2d04cbe9621158eafa1",
+        "774bb7534ca561081f3e214ed6118786",
+    ),
+    "moon-long": (
+        "39e6d9f8eebe872fca5f4a213768c65a",
+        "1c9cb70542d9b72731873caee459d2ac",
+    ),
+    "ball-storyboard": (
+        "9b138cae440903431d4c9488bef8f87a",
+        "fa89a751c6594c100282f15545bddf1b",
+    ),
+    "ball-speeds-up": (
+        "6b95c9aa072689ade0477c48d724fd75",
+        "0c5900d8b2014b78b02e1f9590c429a9",
+    ),
+    "house-still": (
+        "4110883c431ddc4296e6d20a0588c416",
+        "7eaf00a8738e34a6529671f1f0bf6e81",
+    ),
+    "triangle-smooth": (
+        "387e8e8833d0c2481d296330c9925378",
+        "a3e9064e00d60b36a58979d80e667dbe",
+    ),
+    "house-large": (
+        "b370bd381b5ef8fdca19cb721ea4845d",
+        "aa27e08662243c8dbc93739f06a3632d",
+    ),
+    "heart-gif": (
+        "6d416e1aa31bb1015b1e991ddea6076e",
+        "0c598bd8ba7430610949daa246d96eb0",
+    ),
+    "square-webp": (
+        "bb8cb5da2788e771aa3d737a2018265f",
+        "8727041a7c15a5238c82d495312c8bf9",
+    ),
+}
 
 
 @pytest.fixture
@@ -71,7 +131,7 @@ def test_post_processing_changes_the_digest_alone(job_of, column: str):
 @pytest.mark.parametrize(
     "changes",
     [{"id": "b"}, {"meta_x": 1}, {"codec": None, "kl_target": None}, {"lora": [], "best_of": 1}],
-    ids=["id", "meta", "nulls", "harmless values of columns not built yet"],
+    ids=["id", "meta", "nulls", "no LoRAs, one candidate"],
 )
 def test_what_changes_no_digest(job_of, changes: dict[str, Any]):
     """Names, the user's own columns and unset columns do not make a clip another clip."""
@@ -109,6 +169,17 @@ def test_the_weights_are_in_the_digest(info: ModelInfo):
     elsewhere = replace(info, name="other", location="/elsewhere")
     renamed = resolve(replace(row, model="other"), 0, elsewhere, "0" * 32, Engine())
     assert renamed.digest == job.digest
+
+
+def test_digests_of_finished_runs_stay():
+    """A version that knows more columns gives a row that does not use them the digests of before."""
+    model = ModelInfo("zs2-mini", "/m", None, 64, 64, 4, 2, ModelDefaults(20, 3.0))
+    demo = Path(__file__).parents[2] / "manifests" / "examples" / "demo.parquet"
+    found: dict[str, tuple[str, str]] = {}
+    for raw in open_manifest(demo).rows():
+        job = resolve(parse_row(raw.values), 0, model, "0" * 32, Engine())
+        found[job.row.id] = (job.sample_digest, job.digest)
+    assert {row_id: found.get(row_id) for row_id in DEMO} == DEMO
 
 
 SPELLED_OUT = {
@@ -232,3 +303,38 @@ def test_parameters_render_the_clip_again(info: ModelInfo, job_of):
     engine = Engine(params.pop("dtype"), params.pop("safety_checker"))
     again = parse_row({"id": "other", "prompt": "a star", "seed": 1, **params})
     assert resolve(again, 0, info, "0" * 32, engine).digest == job.digest
+
+
+def test_parameters_tell_what_files_and_add_ons_were(info: ModelInfo):
+    """By content and revision, since names alone do not; a row without them has no such entry."""
+    row = parse_row({**BASE, "lora": ["o/n:0.5"]})
+    known = {"lora": [["c0ffee", "a.safetensors", 0.5]]}
+    job = resolve(row, 0, info, "0" * 32, Engine(), Conditions(identity=known))
+    assert json.loads(parameters(job))["inputs"] == known
+    assert "inputs" not in json.loads(parameters(resolve(row, 0, info, "0" * 32, Engine())))
+
+
+def test_an_edit_has_three_pictures_a_frame(info: ModelInfo):
+    """Both guidances on: with the prompt and the clip, with the clip, with neither. Where either is
+    off, one."""
+    edits = replace(info, pipeline="StableDiffusionInstructPix2PixPipeline")
+
+    def pictures(**columns: Any) -> int:
+        row = parse_row({**BASE, "source_video": "a.mp4", **columns})
+        return resolve(row, 0, edits, "0" * 32, Engine()).unet_pictures
+
+    one = 2 * 4 * 8  # segments, steps, frames a segment
+    assert pictures() == 3 * one
+    assert pictures(guidance_scale=1.0) == pictures(image_guidance_scale=0.9) == one
+
+
+def test_a_controlnet_costs_its_share(info: ModelInfo):
+    """It adds no UNet call; in the figure that rates are counted in, each picture weighs more."""
+    net = AddOn("controlnet", "o/net", "o/net", "c0ffee", None)
+    conditions = Conditions(controlnet=net, identity={"controlnet": ["c0ffee", None]})
+    row = parse_row(BASE)
+    plain = resolve(row, 0, info, "0" * 32, Engine())
+    job = resolve(row, 0, info, "0" * 32, Engine(), conditions)
+    assert job.unet_pictures == plain.unet_pictures
+    assert job.native_pictures == pytest.approx(CONTROLNET_COST * plain.native_pictures)
+    assert (job.signature.controlnet, job.signature.controlnet_revision) == ("o/net", "c0ffee")

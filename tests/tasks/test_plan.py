@@ -10,12 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from manifests.inputs import InputFiles
 from manifests.ledger import Known
 from manifests.read import Manifest, open_manifest
 from manifests.storage import RunFolder
 from manifests.validate import Problem
-from tasks.job import Engine
-from tasks.plan import PROBLEMS_KEPT, Catalogue, Plan, jobs_of, make_plan
+from tasks.catalogue import Catalogue
+from tasks.job import CONTROLNET_COST, Engine
+from tasks.plan import PROBLEMS_KEPT, Plan, jobs_of, make_plan
+from tests import tiny_addons, tiny_models
 
 Build = Callable[..., Manifest]
 
@@ -23,6 +26,14 @@ Build = Callable[..., Manifest]
 @pytest.fixture
 def model(tiny_model: Path) -> str:
     return str(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def edits(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model that edits clips."""
+    folder = tmp_path_factory.mktemp("edits")
+    tiny_models.ip2p(folder).save_pretrained(folder / "ip2p", safe_serialization=True)
+    return str(folder / "ip2p")
 
 
 @pytest.fixture
@@ -244,6 +255,58 @@ def test_jobs_are_those_that_were_planned(build: Build):
     assert [job.position for job in jobs] == [job.row.meta["meta_n"] for job in jobs]
     assert (jobs[1].row.kl_target, jobs[3].row.kl_target) == (0.3, pytest.approx(0.3))
     assert {job.signature for job in jobs} == {made.shards[0].signature}
+
+
+def clips(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).write_bytes(name.encode())
+
+
+def test_inputs_are_looked_for(build: Build, edits: str, tmp_path: Path):
+    """A clip that is missing or outside of the manifest's folder is a problem of its row, with the
+    remedy; the digest is of its content; with --input-root an outer one is found."""
+    (tmp_path / "m").mkdir()
+    clips(tmp_path, "m/a.mp4", "outer.mp4")
+    names = ["a.mp4", "gone.mp4", "../outer.mp4", None]
+    columns = {"id": list("abcd"), "source_video": names, "model": [edits] * 4}
+    manifest = build(columns, "m/m.parquet")
+    made = plan(manifest)
+    assert [(p.id, p.column) for p in made.problems] == [(i, "source_video") for i in "bcd"]
+    told = "\n".join(map(str, made.problems))
+    assert "gone.mp4" in told and "--input-root" in told and "the clip to edit" in told
+    rooted = plan(manifest, catalogue=Catalogue(inputs=InputFiles([tmp_path])))
+    assert [problem.id for problem in rooted.problems] == ["b", "d"]
+    before = made.digests.get("a")
+    (tmp_path / "m" / "a.mp4").write_bytes(b"other")
+    assert plan(manifest).digests.get("a") != before
+
+
+def test_a_clip_that_goes_away_fails_its_row_alone(build: Build, edits: str, tmp_path: Path):
+    """Between planning and rendering: the other rows of the shard are jobs as ever."""
+    clips(tmp_path, "a.mp4", "b.mp4")
+    manifest = build({"id": ["a", "b"], "source_video": ["a.mp4", "b.mp4"], "model": [edits] * 2})
+    (shard,) = plan(manifest).shards
+    (tmp_path / "a.mp4").unlink()
+    lost, kept = jobs_of(shard, manifest, Catalogue(), {}, Engine())
+    assert "a.mp4" in lost.conditions.lost and lost.row.id == "a"
+    assert kept.conditions.lost == "" and kept.conditions.source_video == tmp_path / "b.mp4"
+
+
+def test_pictures_with_a_controlnet_are_counted(build: Build, tiny_pipe: Any, tmp_path: Path):
+    """They are told apart, since each costs more; rows of one ControlNet stand in shards of their
+    own."""
+    net = tiny_addons.controlnet_folder(tiny_pipe, tmp_path / "net")
+    clips(tmp_path, "a.mp4")
+    control = {"control": "pose", "controlnet": str(net), "control_video": "a.mp4"}
+    manifest = build(
+        {"id": list("abc"), **{k: [None, v, None] for k, v in control.items()}},
+    )
+    made = plan(manifest)
+    assert made.work.controlled_pictures * 3 == made.work.unet_pictures
+    assert made.work.native_pictures == pytest.approx(
+        made.work.controlled_pictures * (2 + CONTROLNET_COST)
+    )
+    assert ids_of(made, manifest) == [["a", "c"], ["b"]]
 
 
 def test_work_adds_up(build: Build):
