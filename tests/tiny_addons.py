@@ -5,11 +5,15 @@ Weights depend on the seed alone; they are large enough to change a picture plai
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+from tests.original_layout import RESNET
+from tests.tiny_models import controlnet, image_encoder
+
 RANK = 2
-_UNET_LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.2")
+_UNET_LAYERS = ("attn1.to_k", "attn1.to_v", "attn2.to_out.0")
 _TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 # Where SDXL's original layout has the attention of diffusers' blocks.
 _SGM = {
@@ -26,9 +30,21 @@ _SGM = {
     "up_blocks.1.attentions.2": "output_blocks.5.1",
 }
 
+_CONTROL_ENDS = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
+    "controlnet_mid_block": "middle_block_out.0",
+    "controlnet_cond_embedding.conv_in": "input_hint_block.0",
+    "controlnet_cond_embedding.conv_out": "input_hint_block.14",
+}
+
 
 def lora_layers(pipe: Any, seed: int, text: bool = True) -> dict[str, dict[str, Any]]:
-    """Component → `layer.lora_A.weight` and `layer.lora_B.weight` for attention and feed-forward."""
+    """Component → `….lora_A.weight` and `….lora_B.weight` of some attention and all of the text."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -38,14 +54,10 @@ def lora_layers(pipe: Any, seed: int, text: bool = True) -> dict[str, dict[str, 
         parts |= dict.fromkeys(names, _TEXT_LAYERS)
     found: dict[str, dict[str, Any]] = {}
     for part, endings in parts.items():
-        layers = {
-            name.replace(".base_layer", ""): module
-            for name, module in getattr(pipe, part).named_modules()
-            if isinstance(module, torch.nn.Linear)
-            and name.replace(".base_layer", "").endswith(endings)
-        }
         found[part] = {}
-        for name, module in layers.items():
+        for name, module in getattr(pipe, part).named_modules():
+            if not name.endswith(endings):
+                continue
             down = torch.randn(RANK, module.in_features, generator=generator)
             up = torch.randn(module.out_features, RANK, generator=generator)
             found[part][f"{name}.lora_A.weight"] = down * 0.3
@@ -86,45 +98,66 @@ def kohya_lora(pipe: Any, path: Path, seed: int, alpha: float = RANK) -> Path:
     return path
 
 
-def ip_adapter(pipe: Any, path: Path, seed: int, plus: bool = False) -> Path:
+def ip_adapter(pipe: Any, path: Path, seed: int) -> Path:
     """An IP-Adapter for a pipeline's UNet, with `tiny_models.image_encoder` saved beside it."""
     import torch
     from safetensors.torch import save_file
 
-    from tests.tiny_models import image_encoder
-
     torch.manual_seed(seed)
     encoder, _ = image_encoder()
-    unet = pipe.unet
-    width = unet.config.cross_attention_dim
-    tensors = _resampler(encoder, width) if plus else _projection(encoder, width)
-    number = 1
-    for name, module in unet.named_modules():
-        if name.endswith("attn2"):
-            features = module.to_q.out_features
-            for letter in "kv":
-                tensors[f"ip_adapter.{number}.to_{letter}_ip.weight"] = torch.randn(features, width)
-            number += 2
+    width = pipe.unet.config.cross_attention_dim
+    tensors = {
+        "image_proj.proj.weight": torch.randn(4 * width, encoder.config.projection_dim),
+        "image_proj.proj.bias": torch.randn(4 * width),
+        "image_proj.norm.weight": torch.ones(width),
+        "image_proj.norm.bias": torch.zeros(width),
+    }
+    # The original numbers all attention layers by the order of their processors; the odd are attn2.
+    layers = [name.removesuffix(".processor") for name in pipe.unet.attn_processors]
+    for number, name in enumerate(name for name in layers if name.endswith("attn2")):
+        features = pipe.unet.get_submodule(name).to_q.out_features
+        for letter in "kv":
+            key = f"ip_adapter.{2 * number + 1}.to_{letter}_ip.weight"
+            tensors[key] = torch.randn(features, width)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path)
     encoder.save_pretrained(path.parent / "image_encoder")
     return path
 
 
-def _projection(encoder: Any, width: int) -> dict[str, Any]:
-    import torch
-
-    return {
-        "image_proj.proj.weight": torch.randn(4 * width, encoder.config.projection_dim),
-        "image_proj.proj.bias": torch.randn(4 * width),
-        "image_proj.norm.weight": torch.ones(width),
-        "image_proj.norm.bias": torch.zeros(width),
-    }
-
-
 def controlnet_folder(pipe: Any, folder: Path, variant: str | None = None) -> Path:
     """A ControlNet as diffusers saves it."""
-    from tests.tiny_models import controlnet
-
     controlnet(pipe).save_pretrained(folder, variant=variant)
     return folder
+
+
+def original_controlnet(net: Any, path: Path) -> Path:
+    """A ControlNet as one file in the layout of its first release."""
+    from safetensors.torch import save_file
+
+    tensors = {f"control_model.{_original(name)}": t for name, t in net.state_dict().items()}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    return path
+
+
+def _original(name: str) -> str:
+    for ours, theirs in _CONTROL_ENDS.items():
+        if name.startswith(ours + "."):
+            return theirs + _resnet(name.removeprefix(ours))
+    if match := re.fullmatch(r"controlnet_cond_embedding.blocks.(\d+)(.+)", name):
+        return f"input_hint_block.{2 * int(match[1]) + 2}{match[2]}"
+    if match := re.fullmatch(r"controlnet_down_blocks.(\d+)(.+)", name):
+        return f"zero_convs.{match[1]}.0{match[2]}"
+    match = re.fullmatch(r"down_blocks.(\d+).(resnets|attentions|downsamplers).(\d+)(.+)", name)
+    assert match, name
+    block, part, layer, rest = int(match[1]), match[2], int(match[3]), match[4]
+    number = 3 * block + layer + 1
+    if part == "downsamplers":
+        return f"input_blocks.{number + 2}.0.op{rest.removeprefix('.conv')}"
+    return f"input_blocks.{number}.{int(part == 'attentions')}{_resnet(rest)}"
+
+
+def _resnet(rest: str) -> str:
+    for ours, theirs in RESNET.items():
+        rest = rest.replace(f".{ours}.", f".{theirs}.")
+    return rest

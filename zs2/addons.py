@@ -270,6 +270,13 @@ def _check_header(kind: str, name: str, path: Path) -> None:
         raise _error(
             kind, name, f"a readable .safetensors file; found {error}", "copy or save it again"
         ) from error
+    if kind == "lora" and any("dora_scale" in tensor for tensor in tensors):
+        raise _error(
+            kind,
+            name,
+            "a plain LoRA; found a DoRA, which diffusers cannot apply",
+            "name another file",
+        )
     if kind == "ip_adapter" and not _reads_pictures(tensors):
         faces = any("proj.0." in tensor or "perceiver" in tensor for tensor in tensors)
         found = "one that reads faces by another program" if faces else _listed(tensors)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from diffusers.utils.peft_utils import delete_adapter_layers
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError
 
 from zs2.addons import PICKLED, AddOn, fetch_addon, identity_of
 from zs2.models import ModelError
@@ -54,15 +55,15 @@ def use_loras(pipe: Any, loras: Sequence[AddOn]) -> None:
     surplus = max(0, len(idle) + len(wanted) - MOST_LOADED)
     _remove(pipe, idle[:surplus])
     _used[pipe] = [*idle[surplus:], *(name for name in wanted if name in present)]
+    active: dict[str, float] = {}
     try:
         for name in missing:
             _load(pipe, name, wanted[name])
             _used[pipe].append(name)
-    except ModelError:
-        _activate(pipe, owners, {})
-        raise
+        active = {name: lora.weight for name, lora in wanted.items()}
+    finally:
+        _activate(pipe, owners, active)
     _used[pipe] = [*idle[surplus:], *wanted]
-    _activate(pipe, owners, {name: lora.weight for name, lora in wanted.items()})
 
 
 def _components(pipe: Any) -> list[Any]:
@@ -124,26 +125,35 @@ def _load(pipe: Any, name: str, lora: AddOn) -> None:
             pipe.load_lora_weights(
                 str(path.parent), weight_name=path.name, adapter_name=name, local_files_only=True
             )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (
+        Exception
+    ) as error:  # a file that is not as they expect makes the converters raise anything
         _remove(pipe, [name])
-        pipe.maybe_free_model_hooks()  # offloading, which loading suspends
+        pipe.maybe_free_model_hooks()  # offloading begins anew: loading has suspended it
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
         raise ModelError(
             f"lora {lora.name!r}: expected one made for this checkpoint's family, found that it "
             f"cannot be loaded: {error}; name another LoRA or another model"
         ) from error
     placed = sum(name in layer.lora_A for layer in _layers(pipe))
-    if not placed:
+    count = placed if path.name.endswith(PICKLED) else _layer_count(path)
+    if 2 * placed < count or not placed:  # another family shares some of the layers' names
+        _remove(pipe, [name])
         raise ModelError(
-            f"lora {lora.name!r}: expected layers of this checkpoint, found none of them in "
-            f"{path.name}; name another LoRA or another model"
+            f"lora {lora.name!r}: expected one made for this checkpoint's family, found a place for "
+            f"{placed} of its {count} layers; name another LoRA or another model"
         )
-    if not path.name.endswith(PICKLED):
-        count = sum(bool(_DOWN.search(tensor)) for tensor in read_header(path).shapes)
-        if placed < count:
-            _log.warning("lora %s: %d of %d layers found a place", lora.name, placed, count)
+    if placed < count:
+        _log.warning("lora %s: %d of %d layers found a place", lora.name, placed, count)
+
+
+def _layer_count(path: Path) -> int:
+    return sum(bool(_DOWN.search(tensor)) for tensor in read_header(path).shapes)
 
 
 def _remove(pipe: Any, names: Sequence[str]) -> None:
-    for part in _components(pipe):
-        for name in names:
-            delete_adapter_layers(part, name)
+    with quiet():
+        for part in _components(pipe):
+            for name in names:
+                delete_adapter_layers(part, name)
