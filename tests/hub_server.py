@@ -44,11 +44,13 @@ class HubServer:
 
     Attributes:
         tokens: those that are somebody's; any other is refused, as the hub does.
+        foreign: it is another kind of server and answers everything with a web page.
     """
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
         self.tokens: set[str] = set()
+        self.foreign = False
         self.log: list[tuple[str, str]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -120,6 +122,8 @@ def _error(status: int, code: str, message: str = "") -> Answer:
 
 
 def _answer(hub: HubServer, path: str, authorization: str | None) -> Answer:
+    if hub.foreign:
+        return 200, {"Content-Type": "text/html"}, b"<h1>Welcome</h1>"
     token = (authorization or "").removeprefix("Bearer ")
     if token and token not in hub.tokens:
         return 401, {"X-Error-Message": "Invalid credentials in Authorization header"}, b""
