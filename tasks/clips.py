@@ -110,7 +110,8 @@ def _from_images(
 
 def _is_animated(file: Path) -> bool:
     with _opened(file) as picture:
-        return getattr(picture, "is_animated", False)
+        # Other formats have pages or previews.
+        return picture.format in ("PNG", "WEBP") and getattr(picture, "is_animated", False)
 
 
 @contextmanager
