@@ -4,6 +4,7 @@ A manifest may come from a stranger, and so may the files that it names: only re
 hold their own pictures are used, and the size of a picture and the time spent are bounded.
 """
 
+import os
 import re
 import subprocess
 import tempfile
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from threading import Timer
-from typing import IO, Any
+from typing import Any
 
 import ffmpeg
 import numpy as np
@@ -35,6 +36,7 @@ _MOST_PIXELS = 2**26  # of one picture: 8192×8192, twice an 8K video; 0.2 GB as
 _SECONDS = 60
 _SECONDS_A_FRAME = 2
 _COMPLAINT = 300  # characters of ffmpeg's own words in a message
+_LOG_BYTES = 2**20
 
 
 class ClipError(ValueError):
@@ -141,9 +143,13 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 def _from_video(path: Path, num_frames: int, fps: float, height: int, width: int) -> Array:
     frames = np.empty((num_frames, height, width, 3), dtype=np.uint8)
     seconds = _SECONDS + _SECONDS_A_FRAME * num_frames
-    count, status, complaint = _decode(_command(path, fps, frames.shape), frames, seconds)
+    count, status, log = _decode(_command(path, fps, frames.shape), frames, seconds)
+    if "Reconfiguring filter graph" in log:  # ffmpeg loses time there
+        found = "a video that changes its picture size or colours on the way"
+        raise _error(path, found, "convert it to one size")
     if count == num_frames:
         return frames
+    complaint = _first_complaint(log)
     if status is None:
         raise _error(
             path, f"no end of decoding after {seconds} s", "use a shorter or smaller video"
@@ -186,27 +192,27 @@ def _command(path: Path, fps: float, shape: tuple[int, ...]) -> list[str]:
     )
     options = {"map": "0:V:0", "vf": filters, "frames:v": count, "pix_fmt": "rgba", "f": "rawvideo"}
     stream = ffmpeg.output(source, "pipe:1", **options)
-    quiet = stream.global_args("-nostdin", "-hide_banner", "-nostats", "-loglevel", "error")
+    quiet = stream.global_args("-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info")
     # Any ffmpeg will do: ffv1 is what every build can write.
     return [str(part) for part in ffmpeg.compile(quiet, cmd=ffmpeg_executable("ffv1"))]
 
 
 def _decode(command: list[str], frames: Array, seconds: float) -> tuple[int, int | None, str]:
     """Run ffmpeg and fill `frames`: how many came, its exit status (None: ended after `seconds`) and
-    its first complaint. Afterwards it has ended, however this ends."""
+    the end of its log. Afterwards it has ended, however this ends."""
     rgba = np.empty((*frames.shape[1:3], 4), dtype=np.uint8)
     count = 0
-    # Complaints go to a file, not a pipe, so that neither side can wait for the other.
-    with tempfile.TemporaryFile() as complaints:
+    # Its log goes to a file, not a pipe, so that neither side can wait for the other.
+    with tempfile.TemporaryFile() as log_file:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log_file
         )
         assert process.stdout is not None
         alarm = Timer(seconds, process.kill)
         alarm.start()
         try:
             for frame in frames:
-                if process.stdout.readinto(rgba.data) < rgba.nbytes:  # pyright: ignore
+                if process.stdout.readinto(rgba.data) < rgba.nbytes:  # pyright: ignore[reportAttributeAccessIssue]
                     break
                 frame[:] = _over_black(rgba)
                 count += 1
@@ -217,13 +223,13 @@ def _decode(command: list[str], frames: Array, seconds: float) -> tuple[int, int
             process.kill()
             process.wait()
             process.stdout.close()
-        return count, None if late else status, _first_complaint(complaints)
+        log_file.seek(max(0, log_file.seek(0, os.SEEK_END) - _LOG_BYTES))
+        return count, None if late else status, log_file.read().decode("utf-8", "replace")
 
 
-def _first_complaint(complaints: IO[bytes]) -> str:
-    complaints.seek(0)
-    line = complaints.readline(10 * _COMPLAINT).decode("utf-8", "replace").strip()
-    return re.sub(" @ 0x[0-9a-f]+", "", line)[:_COMPLAINT]
+def _first_complaint(log: str) -> str:
+    lines = [line for line in log.splitlines() if re.search(r"\[(error|fatal)\]", line)]
+    return re.sub(r" @ 0x[0-9a-f]+|\[(error|fatal)\] ", "", "".join(lines[:1]))[:_COMPLAINT]
 
 
 def _over_black(picture: Array) -> Array:

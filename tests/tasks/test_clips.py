@@ -315,6 +315,7 @@ def test_a_file_that_names_others_reads_none(tmp_path: Path, kind: str, suffix: 
         ("no images", r"found 0 images \(\.png, .*where 8 are needed"),
         ("large", r"cannot decode .*max pixel count.*; convert it"),
         ("large image", "more than 67108864 pixels; reduce"),
+        ("changing", "changes its picture size or colours on the way; convert it"),
         ("other image", r"an image that cannot be read .*; replace it"),
         ("bomb", "more than 67108864 pixels; reduce"),
     ],
@@ -347,6 +348,13 @@ def test_what_cannot_be_used_is_an_error(tmp_path: Path, kind: str, message: str
             Image.new("P", (8, 8)).save(path)
             data = path.read_bytes()
             path.write_bytes(data[:6] + (8200).to_bytes(2, "little") * 2 + data[10:])
+        case "changing":  # as recordings of calls do
+            path = tmp_path / "clip.ts"
+            parts = [
+                convert(whole, tmp_path / f"{i}.ts", "-s", size)
+                for i, size in enumerate(("32x32", "64x48"))
+            ]
+            path.write_bytes(b"".join(part.read_bytes() for part in parts))
         case "other image":
             path = tmp_path / "clip.png"  # stands for formats whose readers run other programs
             Image.new("RGB", (8, 8)).save(path, format="PPM")
