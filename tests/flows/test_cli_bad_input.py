@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from tests.flows.running import environment, write_rows, zs2
+from tests.flows.running import ZS2, environment, write_rows, zs2
 
 SECONDS = 15.0  # a refusal takes about 1 s; Prefect and Ray alone would take longer than this
 HEAVY = ("torch", "diffusers", "transformers", "ray", "prefect")
@@ -99,6 +101,38 @@ MANIFESTS = {
     "height 37": Bad(rows({"height": 37}), ("row 0", "height", "37", "multiple of 8")),
     "num_frames 0": Bad(rows({"num_frames": 0}), ("row 0", "num_frames", "0", "≥ 1")),
     "no prompt": Bad(lambda f: write_rows(f / "m.parquet", [{"id": "a"}]), ("`prompt`", "missing")),
+}
+
+
+def with_clip(**columns: Any) -> Make:
+    """A manifest in a folder of its own, with a clip beside it and another one outside."""
+
+    def make(folder: Path) -> Path:
+        (folder / "in").mkdir()
+        for name in ("in/clip.mp4", "outer.mp4"):
+            (folder / name).write_bytes(b"clip")
+        return rows(columns)(folder / "in")
+
+    return make
+
+
+CONTROL = {"control": "canny", "controlnet": "/no/net", "control_video": "clip.mp4"}
+MANIFESTS |= {
+    "no such control clip": Bad(
+        with_clip(**CONTROL | {"control_video": "gone.mp4"}),
+        ("control_video", "gone.mp4", "a video or a folder of images", "nothing of that name"),
+    ),
+    "clip outside": Bad(
+        with_clip(**CONTROL | {"control_video": "../outer.mp4"}),
+        ("control_video", "a path inside", "outer.mp4", "--input-root"),
+    ),
+    "no such ControlNet": Bad(with_clip(**CONTROL), ("controlnet", "a usable", "/no/net")),
+    "half a control": Bad(with_clip(control="canny"), ("controlnet", "control_video", "no value")),
+    "a clip for a model that does not edit": Bad(
+        with_clip(source_video="clip.mp4"), ("source_video", "no value", "InstructPix2Pix")
+    ),
+    "no such LoRA": Bad(with_clip(lora=["/no/lora:0.5"]), ("lora", "a usable lora", "/no/lora")),
+    "too many frames": Bad(rows({"num_frames": 2**31}), ("num_frames", "from 1 to 2147483647")),
 }
 
 
@@ -192,6 +226,11 @@ def crippled(tiny_model: Path, tmp_path: Path) -> Callable[[Callable[[Path], obj
     return cripple
 
 
+def _no_weights(folder: Path) -> None:
+    for path in (folder / "unet").glob("*.safetensors"):
+        path.unlink()
+
+
 def _pickle_only(folder: Path) -> None:
     for path in (folder / "unet").glob("*.safetensors"):
         path.rename(path.with_suffix(".bin"))
@@ -200,7 +239,7 @@ def _pickle_only(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("do", "says"),
     [
-        (lambda f: shutil.rmtree(f / "unet"), ("no weights", "safe_serialization=True")),
+        (_no_weights, ("no weights", "safe_serialization=True")),
         (_pickle_only, ("pickled weights", "safe_serialization=True")),
         (lambda f: (f / "model_index.json").unlink(), ("no model_index.json", "save_pretrained")),
         (lambda f: (f / "unet" / "config.json").write_text("{"), ("JSON", "copy or save")),
@@ -328,3 +367,38 @@ def test_answers_without_heavy_libraries(
     seconds = time.monotonic() - started
     print(f"zs2 {' '.join(LIGHT[name])}: {seconds:.2f} s")
     assert seconds < 5
+
+
+def test_input_roots(tmp_path: Path) -> None:
+    """`validate` and `plan` let rows read from a folder that --input-root names, and no further; a
+    clip of `zs2 sample` lies where the user says, relative to the working folder, but the row of a
+    manifest keeps to its folders."""
+    manifest = with_clip(**CONTROL | {"control_video": "../outer.mp4"})(tmp_path)
+    root = ["--input-root", tmp_path]
+    answer = zs2("manifest", "validate", manifest, *root)
+    assert (answer.code, answer.out) == (0, "1 row, no problems\n")
+    answer = zs2("plan", manifest, *root)  # the clip is found, the ControlNet is not there
+    assert answer.code == 2 and "/no/net" in answer.err and "outer.mp4" not in answer.err
+    out = ["-o", tmp_path / "a.mp4"]
+    answer = zs2("sample", "--from", manifest, "--id", "r0", *out)
+    assert_refused(answer, "control_video", "--input-root")
+    pairs = [word for pair in CONTROL.items() for word in ("--set", "=".join(pair))]
+    answer = zs2("sample", "a", *pairs[:-1], f"control_video={tmp_path}/outer.mp4", *out)
+    assert_refused(answer, "controlnet", "/no/net")
+    assert_refused(zs2("sample", "a", "--set", "control=canny", *out), "control_video", "no value")
+
+
+def test_output_that_nobody_reads(tmp_path: Path) -> None:
+    """`zs2 … | head` is no failure, however much is left: exit code 0 and not a word."""
+    for arguments in (["manifest", "columns"], ["manifest", "columns", "--json"], ["models"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run([*ZS2, *arguments], stdout=writer, stderr=subprocess.PIPE, text=True)
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_version() -> None:
+    """`zs2 --version` says which one is installed."""
+    answer = zs2("--version")
+    assert (answer.code, answer.out) == (0, f"zs2 {version('zs2')}\n")

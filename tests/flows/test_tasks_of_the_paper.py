@@ -16,6 +16,7 @@ from flows.commands.sample import sample
 from tasks.assemble import assemble
 from tests import tiny_addons, tiny_models
 from tests.flows.running import write_rows, zs2
+from tests.zs2.test_control import dpt, lively
 
 FRAMES = 4
 MODELS = ("sd1", "sd2", "sdxl", "ip2p")
@@ -52,6 +53,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for seed in (1, 2):
                 tiny_addons.lora(pipe, folder / f"lora{seed}", seed)
             tiny_addons.ip_adapter(pipe, folder / "adapter" / "ip.safetensors", 3)
+    model, processor = dpt()
+    lively(model).save_pretrained(folder / "depth")
+    processor.save_pretrained(folder / "depth")
     clip = moving_square(2 * FRAMES)
     for path, frames in ((folder / "clip.mp4", clip), (folder / "short.mp4", clip[:2])):
         assemble(frames, path, fps=8.0, codec="h264", quality=18, title="", comment="")
@@ -81,6 +85,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
         "canny": {**canny, "canny_low": 20, "canny_high": 60},
         "weaker": {**canny, "control_scale": 0.5, "canny_low": 20, "canny_high": 60},
         "depth": {**net, "control": "depth", "control_video": "poses"},
+        "computed-depth": {**canny, "control": f"depth:{folder / 'depth'}"},
         "pose": {**net, "control": "pose", "control_video": "clip.mp4"},
         "edit": {**edit, "source_video": "clip.mp4"},
         "freer-edit": {**edit, "source_video": "clip.mp4", "image_guidance_scale": 3.0},
