@@ -113,9 +113,9 @@ def text2video_zero(
 ) -> Clip | list[Clip]:
     """Text2Video-Zero (arXiv 2303.13439): a moved copy of frame 1's early latents is every frame's start.
 
-    Frame 1 is denoised to t1 and on to t0, moved for frames 2…n by the motion field (their Eq. 7-8),
+    Frame 1 is denoised to t1 and on to t0, moved for frames 2…n by the motion field (section 3.3.1),
     given back the noise between t0 and t1, and all frames are denoised from t1 on with cross-frame
-    attention to frame 1 (their Eq. 10), which is momentum attention at μ = 1. With DDIM and PNDM the
+    attention to frame 1, which is momentum attention at μ = 1. With DDIM and PNDM the
     latents are those of diffusers' TextToVideoZeroPipeline.
 
     Not as in the paper: no background smoothing, which needs a saliency model (diffusers has none
@@ -246,7 +246,7 @@ def _first_frame(call: dict[str, Any]) -> dict[str, Any]:
 def translated(
     latents: Float[Tensor, "channel h w"], num_frames: int, strength_x: float, strength_y: float
 ) -> Float[Tensor, "frame channel h w"]:
-    """Frame 1's latents seen through the motion field of every frame (arXiv 2303.13439, Eq. 7-8).
+    """Frame 1's latents seen through the motion field of every frame (arXiv 2303.13439, 3.3.1).
 
     Frame k is moved by (k−1)·(strength_x, strength_y) pixels of a 512 × 512 picture, less half a pixel
     (diffusers' grid is that much off, except for frame 1, which is not moved), to the nearest latent
@@ -287,7 +287,8 @@ def add_noise(
             return latents + (most - least).sqrt().to(latents) * noise
         kept = (1 + least) / (1 + most)
     else:
-        kept = scheduler.alphas[scheduler.timesteps[low] : scheduler.timesteps[high]].prod()
+        t0, t1 = int(scheduler.timesteps[low]), int(scheduler.timesteps[high])
+        kept = scheduler.alphas[t0:t1].prod()
     return kept.sqrt().to(latents) * latents + (1 - kept).sqrt().to(latents) * noise
 
 
@@ -301,8 +302,8 @@ def without_memory(scheduler: Any) -> Any:
 
 def _begin_and_warp(steps: int, t0: int | None, t1: int | None) -> tuple[int, int]:
     """The steps of n, counted from the noise, that t1 and t0 name."""
-    begin = START_STEP * steps // PAPER_STEPS
-    warp = min(max(WARP_STEP * steps // PAPER_STEPS, begin + 1), steps - 1)
+    begin = round(START_STEP * steps / PAPER_STEPS)
+    warp = min(max(round(WARP_STEP * steps / PAPER_STEPS), begin + 1), steps - 1)
     t0 = steps - 1 - warp if t0 is None else t0
     t1 = steps - 1 - begin if t1 is None else t1
     if not 0 <= t0 <= t1 < steps:
