@@ -60,7 +60,7 @@ def describe(
         configs,
         own_defaults(name, folder / DEFAULTS_FILE),
         revision=revision,
-        pickled=bool(selection.pickled),
+        trusted=is_trusted,
     )
 
 
@@ -244,5 +244,5 @@ def _selection(
 ) -> weights.Selection:
     index = read_json(info.name, folder / "model_index.json")
     selection = weights.select(index, names, half=half, without=given)
-    check_weights(info.name, info.location, selection, info.pickled)
+    check_weights(info.name, info.location, selection, info.trusted)
     return selection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ class ModelInfo:
         height, width: pixels at which it samples by default.
         latent_channels, scale_factor: latents are (latent_channels, height/scale, width/scale).
         pipeline: the diffusers class, one of PIPELINES.
-        pickled: some weights are pickles, and the user trusts them.
+        trusted: its weights may be pickles.
         configuration: of a single file: where its JSON and tokenizer files are, a folder or
             `hub id@commit`. Its weights and this together are its revision.
         configuration_hash: over the names and contents of those files.
@@ -65,7 +66,7 @@ class ModelInfo:
     scale_factor: int
     defaults: ModelDefaults = field(default_factory=ModelDefaults)
     pipeline: str = "StableDiffusionPipeline"
-    pickled: bool = False
+    trusted: bool = False
     configuration: str | None = None
     configuration_hash: str | None = None
 
@@ -215,6 +216,11 @@ def load_pipeline(
             pipe = folders.load(info, dtype, kwargs)
     except ModelError:
         raise
+    except pickle.UnpicklingError as error:  # its own message advises to read without restraint
+        raise ModelError(
+            f"model {info.name!r}: expected tensors only in the pickles of {info.location}, found "
+            "more; get the model as safetensors"
+        ) from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"model {info.name!r}: its weights cannot be loaded from {info.location}: {error}"

@@ -83,7 +83,7 @@ def describe(name: str, path: Path, *, is_trusted: bool = False) -> ModelInfo:
         str(path),
         folders.read_configs(name, folder),
         folders.own_defaults(name, folder / folders.DEFAULTS_FILE),
-        pickled=path.suffix != ".safetensors",
+        trusted=is_trusted,
         configuration=configuration,
         configuration_hash=_hash(folder),
     )

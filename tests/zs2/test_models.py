@@ -7,11 +7,21 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests import tiny_models
 from zs2 import ZS2Sampler
-from zs2.models import ModelDefaults, ModelError, bundled_models, describe, load_pipeline
+from zs2.models import (
+    ModelDefaults,
+    ModelError,
+    bundled_models,
+    describe,
+    load_pipeline,
+    names_model,
+    parameters,
+)
 
 
 @pytest.fixture
@@ -86,6 +96,276 @@ def test_a_folder_without_weights(model_copy: Path):
         ModelError, match=r"expected .safetensors weights in .*unet, found no weights"
     ):
         describe(str(model_copy))
+
+
+FAMILIES = {
+    "sd1": ("StableDiffusionPipeline", False, ModelDefaults(50, 7.5)),
+    "sd2": ("StableDiffusionPipeline", False, ModelDefaults(50, 7.5)),
+    "sdxl": ("StableDiffusionXLPipeline", False, ModelDefaults(50, 5.0)),
+    "ip2p": ("StableDiffusionInstructPix2PixPipeline", True, ModelDefaults(100, 7.5)),
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A tiny pipeline of a family as a folder."""
+    made: dict[str, Path] = {}
+
+    def folder(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(family) / "model"
+            getattr(tiny_models, family)(made[family].parent).save_pretrained(made[family])
+        return made[family]
+
+    return folder
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_families(family: str, saved):
+    """Each is known by its class, with its pipeline's own defaults; latents are the autoencoder's,
+    also where the UNet takes the source's beside them."""
+    info = describe(str(saved(family)))
+    assert (info.pipeline, info.edits, info.defaults) == FAMILIES[family]
+    assert (info.latent_channels, info.height, info.width, info.scale_factor) == (4, 32, 32, 2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_defaults_are_those_of_diffusers(family: str):
+    """What is assumed where the user says nothing is what the pipeline itself assumes."""
+    import inspect
+
+    import diffusers
+
+    pipeline, _, defaults = FAMILIES[family]
+    call = inspect.signature(getattr(diffusers, pipeline).__call__).parameters
+    assert call["num_inference_steps"].default == defaults.num_inference_steps
+    assert call["guidance_scale"].default == defaults.guidance_scale
+
+
+def test_the_second_text_encoder_counts(saved, tmp_path: Path):
+    """SDXL without the weights of its second text encoder is refused before anything is loaded."""
+    folder = Path(shutil.copytree(saved("sdxl"), tmp_path / "model"))
+    next((folder / "text_encoder_2").glob("*.safetensors")).unlink()
+    with pytest.raises(ModelError, match=r"weights in .*text_encoder_2, found no weights"):
+        describe(str(folder))
+
+
+def change(path: Path, **entries: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+def test_an_inpainting_model_is_refused(model_copy: Path):
+    """Nine input channels under an ordinary class name: plainly not for zs2."""
+    change(model_copy / "unet" / "config.json", in_channels=9)
+    with pytest.raises(ModelError, match=r"of 4 input channels .*, found 9: an inpainting model"):
+        describe(str(model_copy))
+
+
+@pytest.mark.parametrize(("version", "size"), [("0.8.1", 128), ("0.42.1", 32), (None, 32)])
+def test_the_size_of_old_checkpoints(model_copy: Path, version: str | None, size: int):
+    """Before diffusers 0.9 a sample_size under 64 meant 64, and the pipeline still reads it so."""
+    path = model_copy / "unet" / "config.json"
+    config = json.loads(path.read_text())
+    del config["_diffusers_version"]
+    path.write_text(json.dumps(config | ({"_diffusers_version": version} if version else {})))
+    assert describe(str(model_copy)).height == size
+    assert load_pipeline(describe(str(model_copy))).unet.config.sample_size == size // 2
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_a_configuration_that_lacks_entries(model_copy: Path, part: str):
+    """A hand-made configuration: the file and the entry are named."""
+    (model_copy / part / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"expected the entries of .* found KeyError"):
+        describe(str(model_copy))
+
+
+def test_code_of_the_checkpoints_own_is_refused(model_copy: Path):
+    """A part or a pipeline from a module that comes with the model is named and never run."""
+    ran = model_copy / "ran"
+    for place in ("unet", "."):
+        (model_copy / place / "own.py").write_text(f"open({str(ran)!r}, 'w')")
+    index = model_copy / "model_index.json"
+    before = index.read_text()
+    change(index, unet=["own", "Net"])
+    with pytest.raises(ModelError, match=r"found unet from 'own': code of the checkpoint's own"):
+        describe(str(model_copy))
+    index.write_text(before)
+    change(index, _class_name=["own", "Pipe"])
+    with pytest.raises(ModelError, match=r"found the pipeline from 'own'"):
+        describe(str(model_copy))
+    assert not ran.exists()
+
+
+def test_code_under_a_librarys_name_is_not_run(model_copy: Path):
+    """A file that takes the place of a library inside a part is refused at loading."""
+    ran = model_copy / "ran"
+    (model_copy / "unet" / "diffusers.py").write_text(f"open({str(ran)!r}, 'w')")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_pipeline(describe(str(model_copy)))
+    assert not ran.exists()
+
+
+def half_variant(folder: Path, value: float) -> None:
+    """Give a folder's UNet an fp16 variant, told from the full weights by its first ones."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet").half()
+    torch.nn.init.constant_(unet.conv_in.weight, value)
+    unet.save_pretrained(folder / "unet", variant="fp16")
+
+
+def test_the_fp16_variant_serves_half_precision(model_copy: Path):
+    """Where a folder has both, float16 takes the variant, float32 and bfloat16 the full weights."""
+    import torch
+
+    half_variant(model_copy, 2.0)
+    info = describe(str(model_copy))
+    for dtype, takes in ((torch.float16, True), (torch.float32, False), (torch.bfloat16, False)):
+        unet = load_pipeline(info, torch_dtype=dtype, device="cpu").unet
+        assert unet.dtype == dtype
+        assert bool((unet.conv_in.weight == 2.0).all()) is takes
+
+
+def test_a_folder_with_nothing_but_fp16(model_copy: Path):
+    """The variant is found and loads in any precision."""
+    half_variant(model_copy, 2.0)
+    (model_copy / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    unet = load_pipeline(describe(str(model_copy))).unet
+    assert (unet.conv_in.weight == 2.0).all()
+
+
+def test_sharded_weights_load(tiny_pipe, tmp_path: Path):
+    """Weights in several files, with their index, are as good as in one."""
+    import torch
+
+    tiny_pipe.save_pretrained(tmp_path, max_shard_size="200KB")
+    assert len(list((tmp_path / "unet").glob("*-of-*.safetensors"))) > 1
+    info = describe(str(tmp_path))
+    ours, theirs = load_pipeline(info).unet.state_dict(), tiny_pipe.unet.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert parameters(info) == parameters_of(tiny_pipe)
+
+
+def parameters_of(pipe: Any) -> int:
+    parts = (pipe.unet, pipe.vae, pipe.text_encoder)
+    return sum(p.numel() for part in parts for p in part.parameters())
+
+
+def test_parameters_are_counted_from_headers(model_copy: Path, tiny_pipe):
+    """The count is the pipeline's own; a folder with weights cut off is a ModelError."""
+    assert parameters(describe(str(model_copy))) == parameters_of(tiny_pipe)
+    weights = model_copy / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-5])
+    with pytest.raises(ModelError, match="expected whole safetensors files, found that its header"):
+        parameters(describe(str(model_copy)))
+
+
+@pytest.fixture
+def pickled(model_copy: Path, tiny_pipe) -> Path:
+    """The model with a pickled UNet."""
+    import torch
+
+    folder = model_copy / "unet"
+    next(folder.glob("*.safetensors")).unlink()
+    torch.save(tiny_pipe.unet.state_dict(), folder / "diffusion_pytorch_model.bin")
+    return model_copy
+
+
+def test_trusted_pickles_load(pickled: Path, tiny_pipe):
+    """Trusted by its folder, however that is written, the pickled UNet loads as it was saved."""
+    import torch
+
+    info = describe(str(pickled), trusted=[f"{pickled.parent}/./{pickled.name}/"])
+    ours, theirs = load_pipeline(info).unet.state_dict(), tiny_pipe.unet.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+class _Runs:
+    """A pickle that writes a file when it is read without restraint."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_even_trusted_pickles_run_no_code(pickled: Path):
+    """torch's restricted unpickler reads them: one that is more than tensors is refused."""
+    import torch
+
+    torch.save({"x": _Runs(pickled / "ran")}, pickled / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(ModelError, match="its weights cannot be loaded"):
+        load_pipeline(describe(str(pickled), trusted=[str(pickled)]))
+    assert not (pickled / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "listed", "answer"),
+    [
+        ("owner/name", ["owner/name"], True),
+        ("owner/name@v1", ["owner/name"], True),
+        ("owner/name@v1", ["owner/name@v1"], True),
+        ("owner/name@v2", ["owner/name@v1"], False),
+        ("owner/name", ["owner/name@v1"], False),
+        ("owner/name", ["owner/other", "name"], False),
+    ],
+)
+def test_what_a_list_of_models_names(model: str, listed: list[str], answer: bool):
+    """An id without a revision is meant with any; with one, it is that one."""
+    assert names_model(model, listed) is answer
+
+
+def checked(folder: Path, out: Path) -> Path:
+    """The model with a tiny safety checker."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessor
+
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    vision = {**size, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+    config = CLIPConfig(
+        vision_config=vision, text_config={**size, "num_attention_heads": 2}, projection_dim=16
+    )
+    pipe = StableDiffusionPipeline.from_pretrained(
+        folder,
+        safety_checker=StableDiffusionSafetyChecker(config),
+        feature_extractor=CLIPImageProcessor(),
+        requires_safety_checker=True,
+    )
+    pipe.save_pretrained(out)
+    return out
+
+
+def test_a_safety_checker_is_honoured_unless_it_is_switched_off(tiny_model: Path, tmp_path: Path):
+    """By default it is loaded; False goes without it, also where its weights could not be loaded."""
+    info = describe(str(checked(tiny_model, tmp_path / "model")))
+    assert load_pipeline(info).safety_checker is not None
+    without = load_pipeline(info, safety_checker=False)
+    assert without.safety_checker is None
+    assert not without.config.requires_safety_checker
+    weights = tmp_path / "model" / "safety_checker" / "model.safetensors"
+    weights.rename(weights.with_name("pytorch_model.bin"))
+    assert load_pipeline(info, safety_checker=False).safety_checker is None
+    with pytest.raises(ModelError, match=r"weights in .*safety_checker, found pickled weights"):
+        load_pipeline(info)
+    with pytest.raises(ModelError, match="expected tensors only in the pickles"):  # it is none
+        load_pipeline(describe(info.name, trusted=[info.name]))
+
+
+@pytest.mark.parametrize("family", ["sdxl", "ip2p"])
+def test_every_family_loads_without_a_safety_checker(family: str, saved):
+    """Also SDXL, whose pipeline knows no such thing."""
+    pipe = load_pipeline(describe(str(saved(family))), safety_checker=False)
+    assert getattr(pipe, "safety_checker", None) is None
+
+
+def test_other_arguments_reach_the_pipeline(tiny_model: Path, tiny_pipe):
+    """A part given by the user takes the place of the checkpoint's."""
+    pipe = load_pipeline(describe(str(tiny_model)), vae=tiny_pipe.vae)
+    assert pipe.vae is tiny_pipe.vae
 
 
 def test_pickled_weights_are_refused(model_copy: Path):
