@@ -103,8 +103,8 @@ def ip_adapter(pipe: Any, path: Path, seed: int) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    torch.manual_seed(seed)
     encoder, _ = image_encoder()
+    torch.manual_seed(seed)
     width = pipe.unet.config.cross_attention_dim
     tensors = {
         "image_proj.proj.weight": torch.randn(4 * width, encoder.config.projection_dim),
@@ -143,7 +143,8 @@ def original_controlnet(net: Any, path: Path) -> Path:
 def _original(name: str) -> str:
     for ours, theirs in _CONTROL_ENDS.items():
         if name.startswith(ours + "."):
-            return theirs + _resnet(name.removeprefix(ours))
+            rest = name.removeprefix(ours)
+            return theirs + (_resnet(rest) if "resnets" in ours else rest)
     if match := re.fullmatch(r"controlnet_cond_embedding.blocks.(\d+)(.+)", name):
         return f"input_hint_block.{2 * int(match[1]) + 2}{match[2]}"
     if match := re.fullmatch(r"controlnet_down_blocks.(\d+)(.+)", name):
@@ -154,7 +155,9 @@ def _original(name: str) -> str:
     number = 3 * block + layer + 1
     if part == "downsamplers":
         return f"input_blocks.{number + 2}.0.op{rest.removeprefix('.conv')}"
-    return f"input_blocks.{number}.{int(part == 'attentions')}{_resnet(rest)}"
+    if part == "attentions":
+        return f"input_blocks.{number}.1{rest}"
+    return f"input_blocks.{number}.0{_resnet(rest)}"
 
 
 def _resnet(rest: str) -> str:

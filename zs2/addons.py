@@ -122,6 +122,8 @@ def describe_addon(kind: str, name: str, *, trusted: Sequence[str] = ()) -> AddO
         is_trusted = names_model(bare, trusted) or names_model(str(path.parent), trusted)
         _check_format(kind, bare, path.name, is_trusted)
         _check_header(kind, bare, path)
+        if kind == "controlnet" and _is_in_a_folder_of_its_own(path):
+            return AddOn(kind, bare, str(path.parent), None, path.name)
         return AddOn(kind, bare, str(path), None, None, weight)
     hub_file = _HUB_FILE.fullmatch(bare) if kind in ("lora", "ip_adapter") else None
     is_path = path.is_absolute() or bare.startswith((".", "~")) or path.suffix in _FORMATS
@@ -219,6 +221,11 @@ def _choose(kind: str, name: str, folder: Path, names: Sequence[str]) -> str:
     raise _error(
         kind, name, f"its weights as {variants[0]}; found {_listed(names)}", "save it again"
     )
+
+
+def _is_in_a_folder_of_its_own(path: Path) -> bool:
+    """Whether a ControlNet's file lies where diffusers saved it, its configuration beside it."""
+    return path.name.startswith(_STEMS["controlnet"]) and (path.parent / "config.json").is_file()
 
 
 def _choose_lora(name: str, names: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zs2.addons import PICKLED, AddOn, fetch_addon
 from zs2.models import ModelError
+from zs2.quiet import brief
 
 _LAYERS = 2  # resnets a level, of all Stable Diffusion ControlNets
 _HEADS = 8  # of attention in Stable Diffusion 1; later families have heads of _HEAD_SIZE features
@@ -53,10 +54,10 @@ def load_controlnet(
                 use_safetensors=not path.name.endswith(PICKLED),
                 local_files_only=True,
             )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, SafetensorError) as error:
         raise ModelError(
             f"controlnet {addon.name!r}: expected the weights of a ControlNetModel in {path}, found "
-            f"that they cannot be loaded: {error}; name another ControlNet"
+            f"that they cannot be loaded: {brief(error)}; name another ControlNet"
         ) from error
     return net.eval().to(device, dtype)
 

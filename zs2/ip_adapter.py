@@ -9,9 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
+
 from zs2.addons import PICKLED, AddOn, fetch_addon, identity_of
 from zs2.models import ModelError
-from zs2.quiet import quiet
+from zs2.quiet import brief, quiet
 from zs2.weights import read_header
 
 
@@ -48,6 +50,7 @@ class _Conditioning:
         pipe.register_modules(
             image_encoder=self.image_encoder, feature_extractor=self.feature_extractor
         )
+        pipe.maybe_free_model_hooks()  # where parts are offloaded: now those that are there
 
 
 @dataclass(frozen=True)
@@ -96,20 +99,23 @@ def _load(pipe: Any, addon: AddOn) -> _InUse:
     encoder = _image_encoder(pipe, addon, path)
     try:
         pipe.register_modules(image_encoder=encoder)
-        pipe.load_ip_adapter(
-            str(path.parent),
-            subfolder="",
-            weight_name=path.name,
-            image_encoder_folder=None,
-            local_files_only=True,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        with quiet():
+            pipe.load_ip_adapter(
+                str(path.parent),
+                subfolder="",
+                weight_name=path.name,
+                image_encoder_folder=None,
+                local_files_only=True,
+            )
+    except Exception as error:  # a file that is not as it expects makes the loader raise anything
         before.restore(pipe)
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
         raise ModelError(
             f"ip_adapter {addon.name!r}: expected one made for this checkpoint's family, found that "
-            f"it cannot be loaded: {error}; name another IP-Adapter or another model"
+            f"it cannot be loaded: {brief(error)}; name another IP-Adapter or another model"
         ) from error
-    pipe.maybe_free_model_hooks()  # offloading begins anew, with the encoder
+    pipe.maybe_free_model_hooks()  # where parts are offloaded, the encoder is too
     return _InUse(identity_of(addon), pipe.unet.encoder_hid_proj, before)
 
 
@@ -152,7 +158,7 @@ def _load_encoder(pipe: Any, addon: AddOn, path: Path, folder: Path) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"ip_adapter {addon.name!r}: expected a CLIP vision model with .safetensors weights in "
-            f"{folder}, found {error}; copy or save it again"
+            f"{folder}, found {brief(error)}; copy or save it again"
         ) from error
     return encoder.eval().to(pipe.device)
 

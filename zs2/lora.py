@@ -15,7 +15,7 @@ from peft.tuners.lora import LoraLayer
 
 from zs2.addons import PICKLED, AddOn, fetch_addon, identity_of
 from zs2.models import ModelError
-from zs2.quiet import quiet
+from zs2.quiet import brief, quiet
 from zs2.weights import read_header
 
 MOST_LOADED = 8  # at 10 to 400 MB each they stay below the size of a checkpoint
@@ -129,12 +129,12 @@ def _load(pipe: Any, name: str, lora: AddOn) -> None:
         Exception
     ) as error:  # a file that is not as they expect makes the converters raise anything
         _remove(pipe, [name])
-        pipe.maybe_free_model_hooks()  # offloading begins anew: loading has suspended it
+        pipe.maybe_free_model_hooks()  # loading has suspended offloading
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise ModelError(
             f"lora {lora.name!r}: expected one made for this checkpoint's family, found that it "
-            f"cannot be loaded: {error}; name another LoRA or another model"
+            f"cannot be loaded: {brief(error)}; name another LoRA or another model"
         ) from error
     placed = sum(name in layer.lora_A for layer in _layers(pipe))
     count = placed if path.name.endswith(PICKLED) else _layer_count(path)

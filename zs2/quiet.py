@@ -1,4 +1,4 @@
-"""Silence for the libraries while zs2 loads a part: what matters to a user is said by zs2 itself."""
+"""The libraries' talk while zs2 loads a part: silenced, and their errors in one short line."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from contextlib import contextmanager
 
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
+
+_LONGEST_ERROR = 300  # characters: torch names every tensor that does not fit
+
+
+def brief(error: Exception) -> str:
+    """A library's error in one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST_ERROR else text[:_LONGEST_ERROR] + " …"
 
 
 @contextmanager
