@@ -49,7 +49,6 @@ def describe(
             f"{location or folder}; save one with pipe.save_pretrained(folder)"
         )
     configs = read_configs(name, folder)
-    _check_code(name, configs["model_index.json"])
     selection = weights.select(
         configs["model_index.json"], names, half=False, without=("safety_checker",)
     )
@@ -68,8 +67,17 @@ def read_configs(name: str, folder: Path) -> dict[str, dict[str, Any]]:
     """The configuration files that describe a pipeline.
 
     Raises:
-        ModelError: one is missing or is no JSON.
+        ModelError: another kind of pipeline, code of the checkpoint's own, or a file that is
+            missing or no JSON.
     """
+    index = read_json(name, folder / "model_index.json")
+    _check_code(name, index)
+    pipeline = index.get("_class_name")
+    if pipeline not in PIPELINES:
+        raise ModelError(
+            f"model {name!r}: expected a {' or '.join(PIPELINES)}, found {pipeline}; "
+            "other families are not supported"
+        )
     return {part: read_json(name, folder / part) for part in CONFIGS}
 
 
@@ -89,15 +97,10 @@ def info_of(
         **further: other attributes of ModelInfo.
 
     Raises:
-        ModelError: a family that is not supported, or a configuration that lacks an entry.
+        ModelError: an inpainting or other UNet, or a configuration that lacks an entry.
     """
     index, unet, vae = (configs[part] for part in CONFIGS)
-    pipeline = index.get("_class_name")
-    if pipeline not in PIPELINES:
-        raise ModelError(
-            f"model {name!r}: expected a {' or '.join(PIPELINES)}, found {pipeline}; "
-            "other families are not supported"
-        )
+    pipeline = index["_class_name"]
     defaults = replace(PIPELINE_DEFAULTS[pipeline], **own)
     try:
         channels, scale = vae["latent_channels"], 2 ** (len(vae["block_out_channels"]) - 1)
@@ -204,7 +207,10 @@ def read_json(name: str, path: Path) -> dict[str, Any]:
         ModelError: none there.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__}, no object")
+        return content
     except (OSError, ValueError) as error:
         raise ModelError(
             f"model {name!r}: expected readable JSON in {path}, found {error}; "
