@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from zs2.models import ModelError, names_model
@@ -40,8 +40,8 @@ FORMS = {
     "a folder, each optionally with ':weight'",
     "ip_adapter": "'owner/name/folder/file.safetensors' (optionally 'owner/name@revision/…') or a "
     "local .safetensors file",
-    "controlnet": "a hub id 'owner/name' (optionally '@revision'), a local folder, or a local "
-    ".safetensors file",
+    "controlnet": "a hub id 'owner/name' (optionally '@revision' and '/path/file.safetensors'), a local "
+    "folder, or a local .safetensors file",
     "depth": "a hub id 'owner/name' (optionally '@revision') or a local folder",
 }
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
@@ -122,10 +122,10 @@ def describe_addon(kind: str, name: str, *, trusted: Sequence[str] = ()) -> AddO
         is_trusted = names_model(bare, trusted) or names_model(str(path.parent), trusted)
         _check_format(kind, bare, path.name, is_trusted)
         _check_header(kind, bare, path)
-        if kind == "controlnet" and _is_in_a_folder_of_its_own(path):
+        if kind == "controlnet" and is_as_saved(path):
             return AddOn(kind, bare, str(path.parent), None, path.name)
         return AddOn(kind, bare, str(path), None, None, weight)
-    hub_file = _HUB_FILE.fullmatch(bare) if kind in ("lora", "ip_adapter") else None
+    hub_file = _HUB_FILE.fullmatch(bare) if kind != "depth" else None
     is_path = path.is_absolute() or bare.startswith((".", "~")) or path.suffix in _FORMATS
     if not hub_file and (is_path or not _HUB_ID.fullmatch(bare)):
         raise _error(kind, bare, f"{FORMS[kind]}; found none of them", "check the name")
@@ -139,7 +139,7 @@ def _describe_hub(
     from zs2 import hub  # late: most runs add nothing from a hub
 
     found = hub.find(repository)
-    folder = hub.fetch(found, _CONFIGURATION.get(kind, ()))
+    folder = hub.fetch(found, _beside(kind, file or ""))
     names = hub.file_names(found)
     file = file or _choose(kind, name, folder, names)
     if file not in names:
@@ -165,10 +165,16 @@ def fetch_addon(addon: AddOn, *beside: str) -> Path:
     from zs2 import hub
 
     file = addon.file or ""
-    wanted = (file, *_CONFIGURATION.get(addon.kind, ()), *beside)
+    wanted = (file, *_beside(addon.kind, file), *beside)
     path = hub.fetch(hub.Repository(addon.location, addon.revision), wanted) / file
     _check_header(addon.kind, addon.name, path)
     return path
+
+
+def is_as_saved(controlnet: Path) -> bool:
+    """Whether a ControlNet's file lies as diffusers saves it, its configuration beside it."""
+    named = controlnet.name.startswith(_STEMS["controlnet"])
+    return named and (controlnet.parent / "config.json").is_file()
 
 
 def identity_of(addon: AddOn) -> str:
@@ -188,6 +194,11 @@ def identity_of(addon: AddOn) -> str:
             ) from error
         identity += [str(state.st_mtime_ns), str(state.st_size)]
     return sha256(json.dumps(identity).encode()).hexdigest()[:16]
+
+
+def _beside(kind: str, file: str) -> list[str]:
+    folder = PurePosixPath(file).parent
+    return [str(folder / name) for name in _CONFIGURATION.get(kind, ())]
 
 
 def _split_weight(name: str) -> tuple[str, float]:
@@ -221,11 +232,6 @@ def _choose(kind: str, name: str, folder: Path, names: Sequence[str]) -> str:
     raise _error(
         kind, name, f"its weights as {variants[0]}; found {_listed(names)}", "save it again"
     )
-
-
-def _is_in_a_folder_of_its_own(path: Path) -> bool:
-    """Whether a ControlNet's file lies where diffusers saved it, its configuration beside it."""
-    return path.name.startswith(_STEMS["controlnet"]) and (path.parent / "config.json").is_file()
 
 
 def _choose_lora(name: str, names: Sequence[str]) -> str:

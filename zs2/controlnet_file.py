@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from zs2.addons import PICKLED, AddOn, fetch_addon
+from zs2.addons import PICKLED, AddOn, fetch_addon, is_as_saved
 from zs2.models import ModelError
 from zs2.quiet import brief
 
@@ -44,9 +44,7 @@ def load_controlnet(
     path = fetch_addon(addon)
     net: Any
     try:
-        if addon.file is None:
-            net = _from_single_file(path)
-        else:
+        if is_as_saved(path):
             net = ControlNetModel.from_pretrained(
                 path.parent,
                 dtype=dtype,
@@ -54,6 +52,8 @@ def load_controlnet(
                 use_safetensors=not path.name.endswith(PICKLED),
                 local_files_only=True,
             )
+        else:
+            net = _from_single_file(path)
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, SafetensorError) as error:
         raise ModelError(
             f"controlnet {addon.name!r}: expected the weights of a ControlNetModel in {path}, found "
