@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,14 @@ from zs2.addons import AddOn, describe_addon
 from zs2.models import ModelError, ModelInfo, describe
 
 Found = TypeVar("Found")
+
+IN_WORDS = {
+    "controlnet": "ControlNet",
+    "depth": "depth model",
+    "ip_adapter": "IP-Adapter",
+    "lora": "LoRA",
+}
+REMEMBERED = 10_000  # names of models, and of add-ons; LoRAs count with their weights
 
 # Where `use_ip_adapter` looks for an image encoder, from an IP-Adapter's file.
 ENCODER_FOLDERS = ("image_encoder", "../models/image_encoder")
@@ -40,8 +49,8 @@ class Catalogue:
         self.allowed = None if allowed is None else {_key(name) for name in allowed}
         self.trusted = tuple(trusted)
         self.inputs = inputs or InputFiles()
-        self._models: dict[str, tuple[ModelInfo, str] | ModelError] = {}
-        self._addons: dict[tuple[str, str], tuple[AddOn, list[Any]] | ModelError] = {}
+        self._models = lru_cache(REMEMBERED)(partial(_attempt, self._look_up))
+        self._addons = lru_cache(REMEMBERED)(partial(_attempt, self._look_up_addon))
 
     def find(self, model: str) -> tuple[ModelInfo, str]:
         """A model and its revision.
@@ -49,7 +58,7 @@ class Catalogue:
         Raises:
             ModelError: not to be had, or not allowed.
         """
-        return _once(self._models, model, lambda: self._look_up(model))
+        return _known(self._models(model))
 
     def job(
         self, row: ManifestRow, own: Mapping[str, Any], base: Path, position: int, engine: Engine
@@ -104,9 +113,9 @@ class Catalogue:
     def _addon(self, kind: str, name: str) -> tuple[AddOn, list[Any]]:
         column = "control" if kind == "depth" else kind
         try:
-            return _once(self._addons, (kind, name), lambda: self._look_up_addon(kind, name))
+            return _known(self._addons(kind, name))
         except ModelError as error:
-            raise RowError([_fault(column, f"a usable {kind}", name, error)]) from error
+            raise RowError([_fault(column, f"a usable {IN_WORDS[kind]}", name, error)]) from error
 
     def _look_up(self, model: str) -> tuple[ModelInfo, str]:
         self._check_allowed("model", model)
@@ -152,16 +161,17 @@ def fit_to_model(row: ManifestRow, model: ModelInfo, own: Mapping[str, Any]) -> 
     return replace(row, source_video=None, image_guidance_scale=None)
 
 
-def _once(known: dict[Any, Found | ModelError], name: Any, look_up: Callable[[], Found]) -> Found:
-    """What is known by this name, looked up the first time; errors are remembered, too."""
-    if name not in known:
-        try:
-            known[name] = look_up()
-        except ModelError as error:
-            known[name] = error
-        except (OSError, RuntimeError) as error:  # a name too long, a home that is not there
-            known[name] = ModelError(f"it cannot be looked up ({error}); check the name")
-    found = known[name]
+def _attempt(look_up: Callable[..., Found], *names: str) -> Found | ModelError:
+    """What is found; or why it is not, so that this is remembered, too."""
+    try:
+        return look_up(*names)
+    except ModelError as error:
+        return error
+    except (OSError, RuntimeError) as error:  # a name too long, a home that is not there
+        return ModelError(f"it cannot be looked up ({error}); check the name")
+
+
+def _known(found: Found | ModelError) -> Found:
     if isinstance(found, ModelError):
         raise found
     return found

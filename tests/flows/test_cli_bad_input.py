@@ -131,7 +131,7 @@ MANIFESTS |= {
     "a clip for a model that does not edit": Bad(
         with_clip(source_video="clip.mp4"), ("source_video", "no value", "InstructPix2Pix")
     ),
-    "no such LoRA": Bad(with_clip(lora=["/no/lora:0.5"]), ("lora", "a usable lora", "/no/lora")),
+    "no such LoRA": Bad(with_clip(lora=["/no/lora:0.5"]), ("lora", "a usable LoRA", "/no/lora")),
     "too many frames": Bad(rows({"num_frames": 2**31}), ("num_frames", "from 1 to 2147483647")),
 }
 

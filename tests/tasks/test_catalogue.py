@@ -12,7 +12,7 @@ import pytest
 
 from manifests.inputs import InputFiles
 from manifests.row import Fault, RowError, parse_row
-from tasks.catalogue import Catalogue, fit_to_model
+from tasks.catalogue import IN_WORDS, Catalogue, fit_to_model
 from tasks.job import Conditions, Engine, Job
 from tests import tiny_addons
 from zs2.models import ModelInfo
@@ -163,7 +163,7 @@ def test_add_ons_that_are_not_there_are_faults_of_their_columns(job: MakeJob, mo
     for group, column in (("control", "controlnet"), ("lora", "lora"), ("adapter", "ip_adapter")):
         value = [gone] if column == "lora" else gone
         told = fault(lambda g=group, c=column, v=value: job(**columns[g] | {c: v}))
-        assert (told.column, told.expected) == (column, f"a usable {column}")
+        assert (told.column, told.expected) == (column, f"a usable {IN_WORDS[column]}")
         assert "gone" in told.found and told.hint
     depth = columns["control"] | {"control": f"depth:{gone}"}
     assert fault(lambda: job(**depth)).column == "control"
