@@ -23,7 +23,7 @@ _PREFIX = "zs2_"  # of our adapters; those of any other name are the owner's of 
 # One per layer that a file changes: as diffusers, older diffusers, PEFT and kohya name it.
 _DOWN = re.compile(r"lora(_linear_layer)?\.down\.weight|lora_A\.weight|lora_down\.weight")
 _log = logging.getLogger(__name__)
-# Pipeline → names of our adapters, least recently used first.
+# UNet → names of our adapters, least recently used first.
 _used: WeakKeyDictionary[Any, list[str]] = WeakKeyDictionary()
 
 
@@ -31,8 +31,8 @@ def use_loras(pipe: Any, loras: Sequence[AddOn]) -> None:
     """Make exactly these LoRAs act on a pipeline, with their weights, beside its owner's own.
 
     The ones before stay loaded, up to `MOST_LOADED` (the least recently used goes first): to switch
-    among them reads no file. Neither the checkpoint's weights nor the owner's LoRAs change. Their
-    order counts in the last bits, for they are summed in it.
+    among them reads no file. Neither the checkpoint's weights nor the owner's LoRAs change. The
+    order given counts in the last bits, for they are summed in it.
 
     Raises:
         ModelError: a LoRA that cannot be had or does not fit; then none of ours acts. Or a pipeline
@@ -44,7 +44,7 @@ def use_loras(pipe: Any, loras: Sequence[AddOn]) -> None:
         raise ModelError(
             f"lora: expected each LoRA once, found {names}; leave out the repeated one"
         )
-    present = [name for name in _used.get(pipe, []) if name in _loaded(pipe)]
+    present = _ours(pipe)
     if not wanted and not present:
         return
     _check_switchable(pipe, bool(wanted))
@@ -54,16 +54,14 @@ def use_loras(pipe: Any, loras: Sequence[AddOn]) -> None:
     idle = [name for name in present if name not in wanted]
     surplus = max(0, len(idle) + len(wanted) - MOST_LOADED)
     _remove(pipe, idle[:surplus])
-    _used[pipe] = [*idle[surplus:], *(name for name in wanted if name in present)]
     active: dict[str, float] = {}
     try:
         for name in missing:
             _load(pipe, name, wanted[name])
-            _used[pipe].append(name)
         active = {name: lora.weight for name, lora in wanted.items()}
     finally:
         _activate(pipe, owners, active)
-    _used[pipe] = [*idle[surplus:], *wanted]
+    _used[pipe.unet] = [*idle[surplus:], *wanted]
 
 
 def _components(pipe: Any) -> list[Any]:
@@ -76,8 +74,12 @@ def _layers(pipe: Any) -> Iterator[Any]:
         yield from (module for module in part.modules() if isinstance(module, LoraLayer))
 
 
-def _loaded(pipe: Any) -> set[str]:
-    return {name for names in pipe.get_list_adapters().values() for name in names}
+def _ours(pipe: Any) -> list[str]:
+    """Our adapters that are loaded, least recently used first; those of a copied pipeline as well."""
+    loaded = {name for names in pipe.get_list_adapters().values() for name in names}
+    used = _used.get(pipe.unet, [])
+    known = [name for name in used if name in loaded]
+    return [*sorted(name for name in loaded - {*used} if name.startswith(_PREFIX)), *known]
 
 
 def _check_switchable(pipe: Any, on: bool) -> None:

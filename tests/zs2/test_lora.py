@@ -165,6 +165,21 @@ def test_the_least_recently_used_goes(pipe: Any, tmp_path: Path):
     assert come in pipe.get_list_adapters()["unet"]
 
 
+def test_a_copied_pipeline_goes_on(pipe: Any, tmp_path: Path):
+    """A copy of a pipeline with LoRAs of ours knows them as ours: it switches, and to none."""
+    plain = picture(pipe)
+    a, b = (unet_lora(tmp_path / f"{i}.safetensors", i) for i in (1, 2))
+    use_loras(pipe, [a])
+    with_a = picture(pipe)
+    other = copy.deepcopy(pipe)
+    use_loras(other, [b])
+    use_loras(other, [a])
+    assert torch.equal(picture(other), with_a)
+    assert not torch.equal(with_a, plain)
+    use_loras(other, [])
+    assert torch.equal(picture(other), plain)
+
+
 def test_its_owners_loras_are_left_alone(files: dict[str, Any], pipe: Any):
     """A LoRA that the pipeline's owner loaded keeps its strength and acts, beside ours and after."""
     file = files["sd1"]["b"]
