@@ -93,19 +93,21 @@ class ZS2Sampler:
         *,
         torch_dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
+        trusted: Sequence[str] = (),
         **kwargs: Any,
     ) -> ZS2Sampler:
-        """Load a bundled name, a local folder or file, or a hub id (optionally `id@revision`).
+        """Load a bundled name, a local folder or `.safetensors` file, or a hub id (or `id@revision`).
 
         Args:
             torch_dtype: default float16 on a GPU, float32 on the CPU.
             device: default the GPU when there is one.
-            **kwargs: for the pipeline's own `from_pretrained`.
+            trusted: models whose weights may be pickles, which can run code.
+            **kwargs: for `zs2.models.load_pipeline`: safety_checker, and the pipeline's own.
 
         Raises:
             ModelError: when there is no such model or it has no usable weights, with the remedy.
         """
-        info = describe(str(model))
+        info = describe(str(model), trusted=trusted)
         pipe = load_pipeline(info, torch_dtype=torch_dtype, device=device, **kwargs)
         return cls(pipe, info.defaults)
 
