@@ -206,23 +206,24 @@ for kind, name in json.loads(sys.argv[1]):
         found.append(str(error))
 described = [line for line in found if isinstance(line, dict)]
 paths = [str(fetch_addon(describe_addon(line["kind"], line["name"]))) for line in described]
-if "load" in sys.argv:
-    import torch
-    from tests import tiny_models
-    from zs2.addons import load_controlnet, use_ip_adapter
-    import pathlib, tempfile
-
-    load_controlnet(describe_addon("controlnet", "o/net@v1"), device="cpu")
-    with tempfile.TemporaryDirectory() as folder:
-        pipe = tiny_models.sd1(pathlib.Path(folder))
-    use_ip_adapter(pipe, describe_addon("ip_adapter", "o/ip/models/ip.safetensors"))
-    assert pipe.image_encoder.config.projection_dim == 16
 print(json.dumps({"found": found, "paths": paths}))
 """
 
+LOADING_SCRIPT = """
+import sys
+from pathlib import Path
+from tests import tiny_models
+from zs2.addons import describe_addon, load_controlnet, use_ip_adapter
 
-def on_hub(hub: HubServer, home: Path, names: list[tuple[str, str]], *more: str) -> Any:
-    """Describe and fetch in a process whose hub is the given one, its cache empty."""
+load_controlnet(describe_addon("controlnet", "o/net@v1"), device="cpu")
+pipe = tiny_models.sd1(Path(sys.argv[1]))
+use_ip_adapter(pipe, describe_addon("ip_adapter", "o/ip/models/ip.safetensors"))
+print(pipe.image_encoder.config.projection_dim)
+"""
+
+
+def on_hub(hub: HubServer, home: Path, script: str, argument: str) -> Any:
+    """The last line that a script prints in a process whose hub is the given one, its cache empty."""
     environment = {
         **os.environ,
         "HF_ENDPOINT": hub.url,
@@ -230,7 +231,7 @@ def on_hub(hub: HubServer, home: Path, names: list[tuple[str, str]], *more: str)
         "HF_HUB_OFFLINE": "0",
     }
     done = subprocess.run(
-        [sys.executable, "-c", HUB_SCRIPT, json.dumps(names), *more],
+        [sys.executable, "-c", script, argument],
         capture_output=True,
         text=True,
         env={**environment, "PYTHONPATH": str(Path(__file__).parents[2])},
@@ -241,8 +242,8 @@ def on_hub(hub: HubServer, home: Path, names: list[tuple[str, str]], *more: str)
 
 
 def test_names_on_a_hub(tmp_path: Path, lora: Path):
-    """Every form of a hub name: its commit and file, without torch; only what is needed is downloaded;
-    a ControlNet and an IP-Adapter with its encoder load from there."""
+    """Every form of a hub name: its commit and file, without torch; only what is needed is downloaded,
+    and once."""
     pipe = tiny_models.sd1(tmp_path)
     tiny_addons.ip_adapter(pipe, tmp_path / "ip" / "models" / "ip.safetensors", 1)
     tiny_addons.controlnet_folder(pipe, tmp_path / "net")
@@ -273,7 +274,7 @@ def test_names_on_a_hub(tmp_path: Path, lora: Path):
             ("controlnet", "o/lora"): "expected the config.json of a ControlNetModel",
             ("ip_adapter", "o/ip"): "expected a file; found",
         }
-        answer = on_hub(hub, tmp_path / "home", [*good, *bad], "load")
+        answer = on_hub(hub, tmp_path / "home", HUB_SCRIPT, json.dumps([*good, *bad]))
         new = repo.refs["main"]
         sent = hub.downloads()
     found, refused = answer["found"][: len(good)], answer["found"][len(good) :]
@@ -287,5 +288,19 @@ def test_names_on_a_hub(tmp_path: Path, lora: Path):
     assert all(Path(path).is_file() for path in answer["paths"])
     assert "readme.md" not in sent
     assert "a.safetensors" not in sent
+    assert len(sent) == len(set(sent))
+
+
+@pytest.mark.slow
+def test_loading_from_a_hub(tmp_path: Path):
+    """A ControlNet at a revision, and an IP-Adapter with the image encoder beside it."""
+    pipe = tiny_models.sd1(tmp_path)
+    tiny_addons.ip_adapter(pipe, tmp_path / "ip" / "models" / "ip.safetensors", 1)
+    tiny_addons.controlnet_folder(pipe, tmp_path / "net")
+    with HubServer() as hub:
+        hub.add("o/net", {}).commit(contents(tmp_path / "net"), "v1")
+        hub.add("o/ip", tmp_path / "ip")
+        assert on_hub(hub, tmp_path / "home", LOADING_SCRIPT, str(tmp_path)) == 16
+        sent = hub.downloads()
     assert "models/image_encoder/model.safetensors" in sent
     assert len(sent) == len(set(sent))
