@@ -120,7 +120,10 @@ class Catalogue:
     def _look_up(self, model: str) -> tuple[ModelInfo, str]:
         self._check_allowed("model", model)
         info = describe(model, trusted=self.trusted)
-        return info, info.revision or folder_weights_hash(info.location)
+        revision = info.revision or folder_weights_hash(info.location)
+        if info.configuration_hash is not None:  # a single file's, which lies elsewhere
+            revision = digest_of({"weights": revision, "configuration": info.configuration_hash})
+        return info, revision
 
     def _look_up_addon(self, kind: str, name: str) -> tuple[AddOn, list[Any]]:
         bare = name.rpartition(":")[0] or name if kind == "lora" else name

@@ -88,6 +88,11 @@ class Conditions:
     identity: Mapping[str, Any] = field(default_factory=dict[str, Any])
     lost: str = ""
 
+    @property
+    def reads_a_clip(self) -> bool:
+        """Whether frames are taken from a clip, at the row's rate: then `fps` decides the latents."""
+        return self.control_video is not None or self.source_video is not None
+
 
 NO_CONDITIONS = Conditions()
 
@@ -184,6 +189,7 @@ def resolve(
             "dtype": engine.dtype,
             **{name: value for name, value in columns.items() if name not in _NOT_SAMPLED},
             **conditions.identity,
+            **({"fps": row.fps} if conditions.reads_a_clip else {}),
         }
     )
     digest = digest_of(

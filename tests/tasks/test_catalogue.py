@@ -15,6 +15,7 @@ from manifests.row import Fault, RowError, parse_row
 from tasks.catalogue import IN_WORDS, Catalogue, fit_to_model
 from tasks.job import Conditions, Engine, Job
 from tests import tiny_addons
+from tests.original_layout import write_single_file
 from zs2.models import ModelInfo
 
 MakeJob = Callable[..., Job]
@@ -144,6 +145,30 @@ def test_every_condition_decides_the_digest(job: MakeJob, models: Path):
     digests = [job(**row).sample_digest for row in rows]
     assert len(set(digests)) == len(digests)
     assert job(lora=[f"{one}:1"]).digest == job(lora=one).digest
+
+
+def test_the_rate_decides_the_latents_where_a_clip_is_read(job: MakeJob, models: Path):
+    """Frames of a clip are taken at the row's `fps`, so it is in the sample digest there; elsewhere it
+    changes the video alone."""
+    control = columns_of(models)["control"]
+    assert job(fps=12, **control).sample_digest != job(fps=8, **control).sample_digest
+    assert job(fps=12).sample_digest == job(fps=8).sample_digest
+    assert job(fps=12).digest != job(fps=8).digest
+
+
+def test_a_single_files_configuration_is_part_of_its_revision(tiny_pipe: Any, tmp_path: Path):
+    """Another scheduler beside the same weights is another model; the same content moved is not."""
+
+    def checkpoint(folder: Path) -> Path:
+        tiny_pipe.save_pretrained(folder / "model")
+        write_single_file(tiny_pipe, folder / "model.safetensors")
+        return folder / "model.safetensors"
+
+    one, two = checkpoint(tmp_path / "one"), checkpoint(tmp_path / "two")
+    revisions = [Catalogue().find(str(path))[1] for path in (one, two)]
+    assert revisions[0] == revisions[1]
+    _touch(tmp_path / "two" / "model" / "scheduler" / "scheduler_config.json")
+    assert Catalogue().find(str(two))[1] != revisions[0]
 
 
 def test_the_controlnet_is_in_the_signature_and_what_is_switched_is_not(job: MakeJob, models: Path):
