@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from zs2.addons import PICKLED, AddOn, fetch_addon, identity_of
+from zs2.folders import read_json
 from zs2.models import ModelError
 from zs2.quiet import brief, quiet
 from zs2.weights import read_header
@@ -134,7 +134,7 @@ def _image_encoder(pipe: Any, addon: AddOn, path: Path) -> Any:
     for folder in (path.parent / "image_encoder", path.parent.parent / "models" / "image_encoder"):
         if not (folder / "config.json").is_file():
             continue
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(part)
+        found = read_json(addon.name, folder / "config.json").get(part)
         if wanted in (None, found):
             return _load_encoder(pipe, addon, path, folder)
         seen.append(f"{folder} with {found}")
