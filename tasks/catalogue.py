@@ -120,6 +120,9 @@ class Catalogue:
     def _look_up(self, model: str) -> tuple[ModelInfo, str]:
         self._check_allowed("model", model)
         info = describe(model, trusted=self.trusted)
+        if info.is_local:
+            configuration = info.configuration and _rooted(info.configuration)
+            info = replace(info, location=_rooted(info.location), configuration=configuration)
         revision = info.revision or folder_weights_hash(info.location)
         if info.configuration_hash is not None:  # a single file's, which lies elsewhere
             revision = digest_of({"weights": revision, "configuration": info.configuration_hash})
@@ -129,7 +132,10 @@ class Catalogue:
         bare = name.rpartition(":")[0] or name if kind == "lora" else name
         self._check_allowed(kind, bare)
         addon = describe_addon(kind, name, trusted=self.trusted)
-        return addon, [addon.revision, addon.file] if addon.revision else [_weights_hash(addon)]
+        if addon.revision is not None:
+            return addon, [addon.revision, addon.file]
+        addon = replace(addon, location=_rooted(addon.location))
+        return addon, [_weights_hash(addon)]
 
     def _check_allowed(self, kind: str, name: str) -> None:
         if self.allowed is None:
@@ -162,6 +168,12 @@ def fit_to_model(row: ManifestRow, model: ModelInfo, own: Mapping[str, Any]) -> 
         hint = "name an InstructPix2Pix model, or leave it null"
         raise RowError([Fault("source_video", expected, repr(row.source_video), hint)])
     return replace(row, source_video=None, image_guidance_scale=None)
+
+
+def _rooted(location: str) -> str:
+    """A local path made absolute: an actor's working folder may be another. Hub ids stay."""
+    path = Path(location)
+    return str(path.absolute()) if path.exists() else location
 
 
 def _attempt(look_up: Callable[..., Found], *names: str) -> Found | ModelError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -119,6 +120,18 @@ def test_content_decides_the_digest(
     change(base, mine)
     after = job(**columns_of(mine)[group])
     assert after.sample_digest != before.sample_digest and after.digest != before.digest
+
+
+def test_local_names_count_from_the_working_folder_and_become_absolute(
+    job: MakeJob, models: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """An actor may have another working folder; the digests do not know of the place."""
+    absolute = job(lora=str(models / "lora1"))
+    monkeypatch.chdir(tiny_model.parent)
+    own = {"model": tiny_model.name, "lora": os.path.relpath(models / "lora1")}
+    made = job(**own)
+    assert made.model.location == str(tiny_model) and made.digest == absolute.digest
+    assert Path(made.conditions.loras[0].location).is_absolute()
 
 
 def test_every_condition_decides_the_digest(job: MakeJob, models: Path):
