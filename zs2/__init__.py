@@ -14,8 +14,8 @@ What the sampler leans on: `schedulers` (step noise that follows the clip), `con
 clips, frame by frame), `controlnet` (guidance inside the segments), `decoding`, `request` (a call,
 checked).
 
-Checkpoints: `models` (names, families, loading), `hub`, `single_file`, `addons` (ControlNet, LoRA,
-IP-Adapter). Signals: `control` (edges, depth), `optical_flow`, `metrics`. What ZS² is compared with:
+Checkpoints: `models` (names, families), `addons` (ControlNet, LoRA, IP-Adapter), `checkpoints` (their
+files). Signals: `control` (edges, depth), `optical_flow`, `metrics`. What ZS² is compared with:
 `baselines`. Bundled models: `mini`.
 """
 

@@ -17,13 +17,13 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from zs2.checkpoints.weights import names_in, read_header
 from zs2.models import ModelError, names_model
-from zs2.weights import names_in, read_header
 
 if TYPE_CHECKING:
-    from zs2.controlnet_file import load_controlnet
-    from zs2.ip_adapter import use_ip_adapter
-    from zs2.lora import use_loras
+    from zs2.checkpoints.controlnet_file import load_controlnet
+    from zs2.checkpoints.ip_adapter import use_ip_adapter
+    from zs2.checkpoints.lora import use_loras
 
 __all__ = [
     "AddOn",
@@ -61,9 +61,9 @@ _TELLTALES = {"lora": "lora", "controlnet": r"controlnet_cond_embedding|input_hi
 _FORMATS = (".safetensors", *PICKLED)
 _LORA_FILE = "pytorch_lora_weights.safetensors"  # what diffusers and its training scripts write
 _HOMES = {
-    "load_controlnet": "zs2.controlnet_file",
-    "use_ip_adapter": "zs2.ip_adapter",
-    "use_loras": "zs2.lora",
+    "load_controlnet": "zs2.checkpoints.controlnet_file",
+    "use_ip_adapter": "zs2.checkpoints.ip_adapter",
+    "use_loras": "zs2.checkpoints.lora",
 }
 
 
@@ -136,7 +136,7 @@ def describe_addon(kind: str, name: str, *, trusted: Sequence[str] = ()) -> AddO
 def _describe_hub(
     kind: str, name: str, repository: str, file: str | None, trusted: Sequence[str]
 ) -> AddOn:
-    from zs2 import hub  # late: most runs add nothing from a hub
+    from zs2.checkpoints import hub  # late: most runs add nothing from a hub
 
     found = hub.find(repository)
     folder = hub.fetch(found, _beside(kind, file or ""))
@@ -162,7 +162,7 @@ def fetch_addon(addon: AddOn, *beside: str) -> Path:
     """
     if addon.revision is None:
         return Path(addon.location, addon.file or "")
-    from zs2 import hub
+    from zs2.checkpoints import hub
 
     file = addon.file or ""
     wanted = (file, *_beside(addon.kind, file), *beside)

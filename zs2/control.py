@@ -76,7 +76,7 @@ def load_depth_model(
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
 
     from zs2.addons import PICKLED, fetch_addon
-    from zs2.quiet import quiet
+    from zs2.checkpoints.quiet import quiet
 
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = torch_dtype or (torch.float32 if device.type == "cpu" else torch.float16)

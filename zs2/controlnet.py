@@ -18,6 +18,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from zs2.models import ModelError
 from zs2.segments import Segment
 
 ADDED_CONDITIONS = (
@@ -119,6 +120,25 @@ class ControlRun:
         total = len(self._schedule())
         begins, ends = self._step / total, (self._step + 1) / total
         return begins >= control.start and ends <= control.end
+
+
+def check_fits(net: Any, unet: Any) -> None:
+    """See that a ControlNet was made for a checkpoint of this family.
+
+    Raises:
+        ModelError: its text is of another width, or its added conditions are others.
+    """
+    traits = ("cross_attention_dim", "addition_embed_type")
+    wanted, found = ([model.config.get(trait) for trait in traits] for model in (unet, net))
+    if wanted != found:
+        kinds = [
+            f"cross_attention_dim {width}, added conditions {kind}"
+            for width, kind in (wanted, found)
+        ]
+        raise ModelError(
+            f"controlnet: expected one of the checkpoint's family ({kinds[0]}), found one of another "
+            f"({kinds[1]}); name a ControlNet that was trained for this checkpoint"
+        )
 
 
 def picture_pipeline(pipe: Any) -> Any:

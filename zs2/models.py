@@ -99,7 +99,7 @@ def describe(model: str, *, trusted: Sequence[str] = ()) -> ModelInfo:
         ModelError: unknown name, no usable pipeline, pickles that are not trusted, code of the
             checkpoint's own, a hub that does not answer.
     """
-    from zs2 import folders, single_file  # late: they build on this module
+    from zs2.checkpoints import folders, single_file  # late: they build on this module
 
     if model in bundled_models():
         return folders.describe(model, BUNDLED / model)
@@ -129,7 +129,7 @@ def parameters(info: ModelInfo) -> int | None:
     Raises:
         ModelError: a file that is not whole.
     """
-    from zs2 import folders, hub, single_file, weights
+    from zs2.checkpoints import folders, hub, single_file, weights
 
     try:
         if info.configuration is not None:
@@ -161,7 +161,7 @@ def names_model(model: str, listed: Iterable[str]) -> bool:
 
 
 def _describe_hub(model: str, is_trusted: bool) -> ModelInfo:
-    from zs2 import folders, hub
+    from zs2.checkpoints import folders, hub
 
     repository = hub.find(model)
     folder = hub.fetch(repository, folders.CONFIGS, quiet=True)
@@ -199,7 +199,7 @@ def load_pipeline(
     import torch
     from safetensors import SafetensorError
 
-    from zs2 import folders, single_file
+    from zs2.checkpoints import folders, single_file
 
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = torch_dtype or (torch.float32 if device.type == "cpu" else torch.float16)

@@ -21,7 +21,7 @@ from zs2 import noise as noise_models
 from zs2.attention import MomentumState, momentum_attention
 from zs2.conditions import EMBEDS, TextEncoding, source_latents
 from zs2.config import DEFAULTS, ClipConfig
-from zs2.controlnet import ControlRun, picture_pipeline
+from zs2.controlnet import ControlRun, check_fits, picture_pipeline
 from zs2.decoding import decode
 from zs2.models import ModelDefaults, describe, load_pipeline
 from zs2.noise import NoiseTrace
@@ -285,6 +285,7 @@ class ZS2Sampler:
         with ExitStack() as contexts:
             contexts.enter_context(momentum_attention(pipe.unet, state))
             for i, guide in enumerate(request.controls):
+                check_fits(guide.net, pipe.unet)
                 contexts.enter_context(momentum_attention(guide.net, state, f"controlnet.{i}."))
             if request.controls:
                 control = ControlRun(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.console import size, table
-from zs2 import folders, hub
+from zs2.checkpoints import folders, hub
 from zs2.models import ModelError, ModelInfo, bundled_models, describe, parameters
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from tests import tiny_models
 from zs2 import ZS2Sampler
+from zs2.models import ModelError
 
 SIDE = 2 * tiny_models.LATENT
 QUICK: dict[str, Any] = {
@@ -243,3 +244,16 @@ def test_what_does_not_fit_is_refused(sampler: ZS2Sampler, pipe: Any):
         sampler("a star", conditioning_frames=[pictures(8), pictures(8)], **QUICK)
     with pytest.raises(ValueError, match="expected num_frames = 8 frames, found 3"):
         sampler("a star", conditioning_frames=pictures(3), **QUICK)
+
+
+def test_a_net_of_another_family_is_refused(pipe: Any, tmp_path: Any):
+    """SDXL's ControlNet under SD 1: a ModelError that tells both, and the pipeline is unharmed."""
+    other = tiny_models.controlnet(tiny_models.sdxl(tmp_path))
+    kept = dict(pipe.unet.attn_processors)
+    with pytest.raises(
+        ModelError, match=r"cross_attention_dim 16, .*found .*cross_attention_dim 40"
+    ):
+        ZS2Sampler(pipe, controlnet=other)(
+            "a star", num_frames=2, conditioning_frames=pictures(2), **QUICK
+        )
+    assert dict(pipe.unet.attn_processors) == kept

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from zs2.addons import PICKLED, AddOn, fetch_addon, is_as_saved
+from zs2.checkpoints.quiet import brief
 from zs2.models import ModelError
-from zs2.quiet import brief
 
 _LAYERS = 2  # resnets a level, of all Stable Diffusion ControlNets
 _HEADS = 8  # of attention in Stable Diffusion 1; later families have heads of _HEAD_SIZE features

@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zs2 import weights
+from zs2.checkpoints import weights
 from zs2.models import PIPELINE_DEFAULTS, PIPELINES, ModelDefaults, ModelError, ModelInfo
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def load(info: ModelInfo, dtype: torch.dtype, kwargs: Mapping[str, Any]) -> Any:
         folder = Path(info.location)
         selection = _selection(info, folder, weights.names_in(folder), half, given)
     else:
-        from zs2 import hub
+        from zs2.checkpoints import hub
 
         repository = hub.Repository(info.location, info.revision, info.name)
         index = hub.fetch(repository, CONFIGS, quiet=True)

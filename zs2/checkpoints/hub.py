@@ -30,8 +30,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import tqdm
 
+from zs2.checkpoints.weights import names_in
 from zs2.models import ModelError
-from zs2.weights import names_in
 
 # Its lines of retries say less than the errors below.
 logging.getLogger("huggingface_hub").setLevel(logging.ERROR)

@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zs2 import folders, weights
+from zs2.checkpoints import folders, weights
 from zs2.models import ModelError, ModelInfo
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def load(info: ModelInfo, configuration: str, dtype: torch.dtype, kwargs: Mappin
 
     repo, _, commit = configuration.rpartition("@")
     if re.fullmatch("[0-9a-f]{40}", commit):
-        from zs2 import hub
+        from zs2.checkpoints import hub
 
         folder = _fetch_configuration(hub.Repository(repo, commit))
     else:
@@ -252,7 +252,7 @@ def _unknown(name: str, found: str) -> ModelError:
 
 
 def _reference(name: str, path: Path, family: Family) -> tuple[Path, str]:
-    from zs2 import hub
+    from zs2.checkpoints import hub
 
     try:
         repository = hub.find(family.reference)
@@ -266,7 +266,7 @@ def _reference(name: str, path: Path, family: Family) -> tuple[Path, str]:
 
 
 def _fetch_configuration(repository: Any) -> Path:
-    from zs2 import hub
+    from zs2.checkpoints import hub
 
     hub.fetch(repository, ["model_index.json"], quiet=True)
     return hub.fetch(repository, _configuration(hub.file_names(repository)), quiet=True)

@@ -16,7 +16,7 @@ from tests import tiny_addons, tiny_models
 from zs2 import ZS2Sampler, momentum_matrix
 from zs2.addons import AddOn, describe_addon, use_loras
 from zs2.attention import MomentumState, momentum_attention
-from zs2.lora import MOST_LOADED
+from zs2.checkpoints.lora import MOST_LOADED
 from zs2.models import ModelError
 
 PROMPT = "a star"

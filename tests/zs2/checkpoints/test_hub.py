@@ -17,7 +17,7 @@ import pytest
 
 from tests.hub_server import HubServer, contents
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIGS = ["model_index.json", "unet/config.json", "vae/config.json"]
 # Prints one JSON object: what a name is, or why not.
 DESCRIBE = """

@@ -1,4 +1,4 @@
-"""zs2.weights: which of a repository's files are loaded, and what a header says."""
+"""zs2.checkpoints.weights: which of a repository's files are loaded, and what a header says."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from zs2.weights import read_header, select
+from zs2.checkpoints.weights import read_header, select
 
 # As the repositories of SD 1.5 and SDXL list them, with the formats of other libraries.
 SD1: dict[str, Any] = {

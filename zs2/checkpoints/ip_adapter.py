@@ -11,10 +11,10 @@ from weakref import WeakKeyDictionary
 import torch
 
 from zs2.addons import PICKLED, AddOn, fetch_addon, identity_of
-from zs2.folders import read_json
+from zs2.checkpoints.folders import read_json
+from zs2.checkpoints.quiet import brief, quiet
+from zs2.checkpoints.weights import read_header
 from zs2.models import ModelError
-from zs2.quiet import brief, quiet
-from zs2.weights import read_header
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from diffusers.utils.peft_utils import delete_adapter_layers
 from peft.tuners.lora import LoraLayer
 
 from zs2.addons import PICKLED, AddOn, fetch_addon, identity_of
+from zs2.checkpoints.quiet import brief, quiet
+from zs2.checkpoints.weights import read_header
 from zs2.models import ModelError
-from zs2.quiet import brief, quiet
-from zs2.weights import read_header
 
 MOST_LOADED = 8  # at 10 to 400 MB each they stay below the size of a checkpoint
 _PREFIX = "zs2_"  # of our adapters; those of any other name are the owner's of the pipeline
