@@ -10,7 +10,9 @@ _BAD_USAGE = {
     "flows.errors.UsageError",
     "manifests.read.ManifestError",
     "manifests.row.RowError",
+    "tasks.clips.ClipError",
     "tasks.render.InvalidManifestError",
+    "zs2.conditions.PromptError",
     "zs2.models.ModelError",
 }
 _CANNOT_GO_ON = {

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests import tiny_models
 from tests.flows.running import ZS2, environment, write_rows, zs2
 
 SECONDS = 15.0  # a refusal takes about 1 s; Prefect and Ray alone would take longer than this
@@ -386,6 +387,20 @@ def test_input_roots(tmp_path: Path) -> None:
     answer = zs2("sample", "a", *pairs[:-1], f"control_video={tmp_path}/outer.mp4", *out)
     assert_refused(answer, "controlnet", "/no/net")
     assert_refused(zs2("sample", "a", "--set", "control=canny", *out), "control_video", "no value")
+
+
+def test_a_clip_or_prompt_that_cannot_be_used(tmp_path: Path) -> None:
+    """What `zs2 sample` finds out only when it reads the clip or the prompt is told in one message,
+    with the remedy, as everything else."""
+    tiny_models.ip2p(tmp_path).save_pretrained(tmp_path / "ip2p")
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    few = ["--set", "num_frames=2", "--set", "num_inference_steps=1", "-o", tmp_path / "a.mp4"]
+    clip = ["--model", tmp_path / "ip2p", "--set", f"source_video={tmp_path}/broken.mp4"]
+    assert_refused(zs2("sample", "a", *clip, *few), "broken.mp4", "expected a video")
+    long = ["--set", "long_prompt=fail"]
+    answer = zs2("sample", "a star " * 50, *long, *few)
+    assert_refused(answer, "prompt: expected at most", "long_prompt")
+    assert not (tmp_path / "a.mp4").exists()
 
 
 def test_output_that_nobody_reads(tmp_path: Path) -> None:
