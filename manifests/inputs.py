@@ -73,7 +73,8 @@ class InputFiles:
                 return path
             if path.is_file():
                 return path
-            found = "a folder" if path.is_dir() else "nothing of that name"
+            kind = "a folder" if path.is_dir() else "neither a file nor a folder"
+            found = kind if path.exists() else "nothing of that name"
         except (OSError, RuntimeError) as error:  # RuntimeError: links that go round
             reason = error.strerror if isinstance(error, OSError) else "its links go round"
             found = f"{describe(name)} ({reason})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,8 @@ def test_nothing_outside_the_allowed_folders_is_read(base: Path, how: str):
 
 
 def test_what_is_not_there_is_told_with_the_place_that_was_looked_at(base: Path):
-    """Missing files, a folder where one picture is meant, links that go round, names too long; all
-    of a row at once."""
+    """Missing files, a folder where one picture is meant, a pipe, links that go round, names too
+    long; all of a row at once."""
     files = InputFiles()
     told = fault(files, row(source_video="gone.mp4"), base)
     assert f"nothing of that name at {base}/gone.mp4" in told.found
@@ -84,6 +85,8 @@ def test_what_is_not_there_is_told_with_the_place_that_was_looked_at(base: Path)
     adapter = row(ip_adapter="x.safetensors", ip_adapter_image="frames")
     told = fault(files, adapter, base)
     assert (told.expected, told.found) == ("a picture", f"a folder at {base}/frames")
+    os.mkfifo(base / "pipe")
+    assert "neither a file nor a folder" in fault(files, row(source_video="pipe"), base).found
     (base / "round").symlink_to("round")
     assert "round" in fault(files, row(source_video="round"), base).found
     assert "too long" in fault(files, row(source_video="x" * 5000), base).found
