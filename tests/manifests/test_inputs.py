@@ -91,11 +91,11 @@ def test_what_is_not_there_is_told_with_the_place_that_was_looked_at(base: Path)
     assert "round" in fault(files, row(source_video="round"), base).found
     assert "too long" in fault(files, row(source_video="x" * 5000), base).found
     both = row(
-        source_video="gone.mp4", control="pose", controlnet="o/n", control_video="../secret.mp4"
+        source_video="gone.mp4", ip_adapter="x.safetensors", ip_adapter_image="../secret.mp4"
     )
     with pytest.raises(RowError) as error:
         files.find(both, base)
-    assert {f.column for f in error.value.faults} == {"source_video", "control_video"}
+    assert {f.column for f in error.value.faults} == {"source_video", "ip_adapter_image"}
 
 
 def test_content_is_what_tells_inputs_apart(base: Path):
