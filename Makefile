@@ -27,8 +27,9 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(VENV)/.runtime $@
 
-test: $(VENV)/.dev ## the tests, about five minutes on two cores
-	$(BIN)/python -m pytest -q -m "not slow"
+test: $(VENV)/.dev ## the tests, about ten minutes on two cores
+	$(BIN)/python -m pytest -q -m "not slow" tests/zs2 --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -q -m "not slow" --ignore tests/zs2
 
 test-slow: $(VENV)/.dev ## the longer proofs
 	$(BIN)/python -m pytest -q -m "slow and not soak"
