@@ -16,6 +16,7 @@ from manifests.columns import (
     QUALITY,
     SEGMENT_FRAMES,
     WHERE_USED,
+    Column,
     meant,
 )
 from manifests.kinds import KindError, describe, plain, quoted
@@ -321,8 +322,8 @@ def _check_use(
 def parse_defaults(pairs: Iterable[str]) -> dict[str, Any]:
     """Run defaults from `column=value` texts, as `--set` takes them; see `check_defaults`.
 
-    Text columns take the value as it stands; others take a JSON number or list of numbers. The last
-    of a column wins.
+    Text columns take the value as it stands, or a JSON list where several are meant; others take a
+    JSON number or list of numbers. The last of a column wins.
 
     Raises:
         RowError: with every fault.
@@ -335,7 +336,7 @@ def parse_defaults(pairs: Iterable[str]) -> dict[str, Any]:
         column = COLUMNS.get(name)
         if not equals or not name:
             faults.append(Fault("--set", "column=value", describe(pair)))
-        elif column is None or column.kind.holds == "text":
+        elif column is None or (column.kind.holds == "text" and not _is_list(column, value)):
             values[name] = value
         else:
             try:
@@ -349,6 +350,10 @@ def parse_defaults(pairs: Iterable[str]) -> dict[str, Any]:
     if faults:
         raise RowError(faults)
     return defaults
+
+
+def _is_list(column: Column, value: str) -> bool:
+    return column.kind.lists and value.lstrip().startswith("[")
 
 
 def check_defaults(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,8 +71,10 @@ def read_clip(path: Path, *, num_frames: int, fps: float, height: int, width: in
         raise _error(path, error.strerror or str(error), "check its permissions") from error
 
 
-def _error(path: Path, found: str, remedy: str) -> ClipError:
-    return ClipError(f"{path}: expected a video or a folder of images, found {found}; {remedy}")
+def _error(
+    path: Path, found: str, remedy: str, expected: str = "a video or a folder of images"
+) -> ClipError:
+    return ClipError(f"{path}: expected {expected}, found {found}; {remedy}")
 
 
 def _images(folder: Path) -> list[Path]:
@@ -103,11 +105,24 @@ def _from_images(
     frames = np.empty((num_frames, height, width, 3), dtype=np.uint8)
     for frame, file in zip(frames, files, strict=False):
         with _opened(file) as picture:
-            upright = _eight_bits(ImageOps.exif_transpose(picture))
-            clear = "A" in upright.getbands() or "transparency" in upright.info
-            colours = upright.convert("RGBA" if clear else "RGB")
-            frame[:] = _over_black(np.asarray(ImageOps.fit(colours, (width, height))))
+            frame[:] = _over_black(np.asarray(ImageOps.fit(_upright(picture), (width, height))))
     return frames
+
+
+def read_picture(path: Path) -> Array:
+    """One image, uint8 RGB (height, width, 3), as `read_clip` reads a folder's, at its own size.
+
+    Raises:
+        ClipError: no image there that can be read, or one of more than 2^26 pixels.
+    """
+    with _opened(path) as picture:
+        return _over_black(np.asarray(_upright(picture)))
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    upright = _eight_bits(ImageOps.exif_transpose(picture))
+    clear = "A" in upright.getbands() or "transparency" in upright.info
+    return upright.convert("RGBA" if clear else "RGB")
 
 
 def _is_animated(file: Path) -> bool:
@@ -125,9 +140,11 @@ def _opened(file: Path) -> Generator[Image.Image]:
                 raise Image.DecompressionBombError
             yield picture
     except Image.DecompressionBombError as error:
-        raise _error(file, f"more than {_MOST_PIXELS} pixels", "reduce the image") from error
+        found = f"more than {_MOST_PIXELS} pixels"
+        raise _error(file, found, "reduce it", "a picture") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow raises them all
-        raise _error(file, f"an image that cannot be read ({error})", "replace it") from error
+        found = f"one that cannot be read ({error})"
+        raise _error(file, found, "replace it", "a picture") from error
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

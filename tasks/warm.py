@@ -5,22 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
-from tasks.clips import ClipError, read_clip
+from tasks.clips import ClipError, read_clip, read_picture
 from tasks.job import Job, Signature
 from zs2.addons import AddOn
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from PIL.Image import Image
-
     from zs2.control import DepthModel
     from zs2.sampler import ZS2Sampler
 
 Frames = np.ndarray[Any, Any]
-
-PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # Pillow opens some with other programs
 
 
 class WarmModels:
@@ -71,7 +68,8 @@ class WarmModels:
             arguments["video"] = _frames(job, conditions.source_video)
             arguments["image_guidance_scale"] = row.image_guidance_scale
         if conditions.ip_adapter_image is not None:
-            arguments["ip_adapter_image"] = _picture(conditions.ip_adapter_image)
+            picture = read_picture(conditions.ip_adapter_image)
+            arguments["ip_adapter_image"] = Image.fromarray(picture)
         self._use_controlnet(sampler, job)
         use_loras(sampler.pipe, conditions.loras)
         use_ip_adapter(sampler.pipe, conditions.ip_adapter, row.ip_adapter_scale or 0.0)
@@ -133,15 +131,3 @@ def _frames(job: Job, path: Path) -> Frames:
         height=row.height or job.model.height,
         width=row.width or job.model.width,
     )
-
-
-def _picture(path: Path) -> Image:
-    from PIL import Image
-
-    try:
-        with Image.open(path, formats=PICTURE_FORMATS) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ClipError(
-            f"{path}: expected a picture, found {error}; save it again as .png or .jpg"
-        ) from error

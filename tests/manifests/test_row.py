@@ -275,6 +275,16 @@ def test_run_defaults_hold_where_the_row_has_no_value():
     assert parse_row(GOOD, defaults).codec == "gif"
 
 
+def test_several_loras_are_a_json_list():
+    """`--set lora=` takes one name as it stands, or a JSON list; a text that begins with a bracket is
+    no list elsewhere."""
+    assert parse_defaults(["lora=a/b:0.5"])["lora"] == ("a/b:0.5",)
+    assert parse_defaults(['lora=["a/b:0.5", "c/d"]'])["lora"] == ("a/b:0.5", "c/d")
+    assert parse_defaults(["negative_prompt=[blur]"])["negative_prompt"] == "[blur]"
+    with pytest.raises(RowError, match="lora: expected LoRAs"):
+        parse_defaults(["lora=[a/b"])
+
+
 def test_run_defaults_do_not_make_rows_wrong_that_can_do_without():
     """A longer segment is cut to the clip; α and quality are dropped where they have no use."""
     defaults = {"segment_frames": 8, "alpha": 0.5, "quality": 23}

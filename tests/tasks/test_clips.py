@@ -16,7 +16,7 @@ from PIL import Image
 
 from manifests.storage import SUFFIXES
 from tasks.assemble import assemble, ffmpeg_executable
-from tasks.clips import ClipError, read_clip
+from tasks.clips import ClipError, read_clip, read_picture
 
 SIDE = 32
 
@@ -319,7 +319,7 @@ def test_a_file_that_names_others_reads_none(tmp_path: Path, kind: str, suffix: 
         ("large", r"cannot decode .*max pixel count.*; convert it"),
         ("large image", "more than 67108864 pixels; reduce"),
         ("changing", "changes its picture size or colours on the way; convert it"),
-        ("other image", r"an image that cannot be read .*; replace it"),
+        ("other image", r"expected a picture, found one that cannot be read .*; replace it"),
         ("bomb", "more than 67108864 pixels; reduce"),
     ],
 )
@@ -369,7 +369,8 @@ def test_what_cannot_be_used_is_an_error(tmp_path: Path, kind: str, message: str
             pass
     with pytest.raises(ClipError, match=message) as caught:
         read(path, 8)
-    assert str(caught.value).startswith(f"{path}: expected a video or a folder of images, found ")
+    expected = "a picture" if path.suffix == ".png" else "a video or a folder of images"
+    assert str(caught.value).startswith(f"{path}: expected {expected}, found ")
 
 
 def noise(count: int) -> np.ndarray:
@@ -400,3 +401,20 @@ def test_odd_names(tmp_path: Path) -> None:
     for name in ("-i.mkv", "50%d: a b.mkv", "concat:a|b.mkv", "é'\".mkv"):
         path = write(tmp_path / name, counting(2), [0, 0.125], "ffv1")
         assert numbers(read(path, 2)) == [0, 1]
+
+
+def test_a_single_picture_is_a_folders_picture_at_its_own_size(tmp_path: Path) -> None:
+    """read_picture turns, flattens and refuses as read_clip does; its size is the picture's own."""
+    turned = Image.new("RGBA", (20, 10), (200, 0, 0, 255))
+    turned.paste((0, 0, 0, 0), (0, 0, 10, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "a.png", exif=exif)
+    picture = read_picture(tmp_path / "a.png")
+    assert picture.shape == (20, 10, 3)
+    (frame,) = read_clip(tmp_path / "a.png", num_frames=1, fps=8, height=20, width=10)
+    assert np.array_equal(picture, frame)
+    assert set(map(tuple, picture.reshape(-1, 3))) == {(200, 0, 0), (0, 0, 0)}
+    (tmp_path / "b.png").write_text("no picture")
+    with pytest.raises(ClipError, match=r"b\.png: .*cannot be read"):
+        read_picture(tmp_path / "b.png")
