@@ -96,7 +96,7 @@ class ControlRun:
             if not self._has_a_say(control):
                 continue
             net = control.net
-            chosen = pictures[segment.frame_numbers].to(sample.device)
+            chosen = pictures[segment.frames()].to(sample.device)
             condition = (chosen.float() / 255).to(net.dtype)
             more, last = net(
                 sample.to(net.dtype),

@@ -48,16 +48,15 @@ class Segment:
     count: int
     padded_count: int
 
-    @property
-    def frame_numbers(self) -> Tensor:
+    def frames(self, device: torch.device | str = "cpu") -> Tensor:
         """The clip's frames in this call; padding repeats the last one."""
-        frames = torch.arange(self.start, self.start + self.padded_count)
-        return frames.clamp(max=self.start + self.count - 1)
+        numbers = torch.arange(self.start, self.start + self.padded_count, device=device)
+        return numbers.clamp(max=self.start + self.count - 1)
 
     def rows(self, copies: int, num_frames: int, device: torch.device) -> Tensor:
         """Batch rows of this segment in a (g f) batch."""
-        offsets = torch.arange(copies) * num_frames
-        return (offsets[:, None] + self.frame_numbers[None, :]).flatten().to(device)
+        offsets = torch.arange(copies, device=device) * num_frames
+        return (offsets[:, None] + self.frames(device)[None, :]).flatten()
 
 
 def segments(num_frames: int, segment_frames: int) -> list[Segment]:
