@@ -199,7 +199,7 @@ def load_pipeline(
     import torch
     from safetensors import SafetensorError
 
-    from zs2.checkpoints import folders, single_file
+    from zs2.checkpoints import folders, parts, single_file
 
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = torch_dtype or (torch.float32 if device.type == "cpu" else torch.float16)
@@ -214,6 +214,7 @@ def load_pipeline(
             pipe = single_file.load(info, info.configuration, dtype, kwargs)
         else:
             pipe = folders.load(info, dtype, kwargs)
+        parts.check_loaded(info.name, info.configuration or info.location, pipe)
     except ModelError:
         raise
     except pickle.UnpicklingError as error:  # its own message advises to read without restraint

@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zs2.checkpoints import weights
+from zs2.checkpoints import parts, weights
 from zs2.models import PIPELINE_DEFAULTS, PIPELINES, ModelDefaults, ModelError, ModelInfo
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ def describe(
             f"{location or folder}; save one with pipe.save_pretrained(folder)"
         )
     configs = read_configs(name, folder)
-    selection = weights.select(
-        configs["model_index.json"], names, half=False, without=("safety_checker",)
-    )
+    index, without = configs["model_index.json"], ("safety_checker",)
+    parts.check_files(name, location or str(folder), index, names, without=without)
+    selection = weights.select(index, names, half=False, without=without)
     check_weights(name, location or str(folder), selection, is_trusted)
     return info_of(
         name,
@@ -249,6 +249,7 @@ def _selection(
     info: ModelInfo, folder: Path, names: Collection[str], half: bool, given: Collection[str]
 ) -> weights.Selection:
     index = read_json(info.name, folder / "model_index.json")
+    parts.check_files(info.name, info.location, index, names, without=given)
     selection = weights.select(index, names, half=half, without=given)
     check_weights(info.name, info.location, selection, info.trusted)
     return selection

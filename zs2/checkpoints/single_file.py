@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zs2.checkpoints import folders, weights
+from zs2.checkpoints import folders, parts, weights
 from zs2.models import ModelError, ModelInfo
 
 if TYPE_CHECKING:
@@ -78,10 +78,15 @@ def describe(name: str, path: Path, *, is_trusted: bool = False) -> ModelInfo:
         folder, configuration = beside, str(beside)
     else:
         folder, configuration = _reference(name, path, family)
+    configs = folders.read_configs(name, folder)
+    index = configs["model_index.json"]
+    elsewhere = [part for part in index if part not in _PARTS]
+    names = weights.names_in(folder)
+    parts.check_files(name, configuration, index, names, without=elsewhere)
     info = folders.info_of(
         name,
         str(path),
-        folders.read_configs(name, folder),
+        configs,
         folders.own_defaults(name, folder / folders.DEFAULTS_FILE),
         trusted=is_trusted,
         configuration=configuration,
