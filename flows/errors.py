@@ -16,6 +16,7 @@ _BAD_USAGE = {
     "zs2.models.ModelError",
 }
 _CANNOT_GO_ON = {
+    "flows.errors.RenderError",
     "flows.embedded.PrefectServerError",
     "manifests.storage.LockedError",
     "tasks.actors.ClusterError",
@@ -28,6 +29,10 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 class UsageError(ValueError):
     """Wrong words on the command line."""
+
+
+class RenderError(RuntimeError):
+    """A clip that could not be made, for a reason that a library gave."""
 
 
 def exit_code_of(error: BaseException) -> int | None:

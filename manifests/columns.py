@@ -46,6 +46,7 @@ WHERE_USED: dict[str, int | float] = {
 QUALITY = {"h264": (0, 51, 18), "webp": (0, 100, 90)}
 
 # codec -> most frames a second that its container keeps; `fps` times `temporal_scale` may not pass it
+LEAST_FPS = 0.01  # of every codec: a frame that stands for 100 s
 MOST_FPS = {"h264": 1000.0, "gif": 100.0, "webp": 1000.0, "ffv1": 1000.0, "png": 1000.0}
 
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")

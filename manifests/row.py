@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from manifests.columns import (
     COLUMNS,
+    LEAST_FPS,
     META,
     MOST_FPS,
     NOISES_WITH_ALPHA,
@@ -246,6 +247,9 @@ def _check_rate(row: dict[str, Any], faults: list[Fault]) -> None:
     if rate > most:
         expected = f"fps × temporal_scale of at most {most:g}, as codec is `{row['codec']}`"
         faults.append(Fault("fps", expected, f"{rate:g}"))
+    elif rate < LEAST_FPS:
+        expected = f"fps × temporal_scale of at least {LEAST_FPS:g}"
+        faults.append(Fault("fps", expected, f"{rate:g}"))
 
 
 def _check_control(
@@ -292,7 +296,8 @@ def _is_wanted(
         return False
     for name in missing:
         given = next(other for other in group if other not in missing)
-        expected = f"{COLUMNS[name].kind.expected}, as there is a {given}"
+        article = "an" if given[0] in "aeiou" else "a"
+        expected = f"{COLUMNS[name].kind.expected}, as there is {article} {given}"
         faults.append(Fault(name, expected, "no value"))
     return True
 

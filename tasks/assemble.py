@@ -37,7 +37,7 @@ import numpy as np
 from av.filter import Graph
 from PIL import Image
 
-from manifests.columns import MOST_FPS, QUALITY
+from manifests.columns import LEAST_FPS, MOST_FPS, QUALITY
 from manifests.storage import SUFFIXES, publish_folder, write_aside
 from tasks.temporal_sr import check_frames
 
@@ -57,7 +57,6 @@ _TO_PALETTE = (
     "split[frames][same];[frames]palettegen=stats_mode=full[palette];"
     "[same][palette]paletteuse=dither=bayer:bayer_scale=4:diff_mode=rectangle"
 )
-_LEAST_FPS = 0.01
 _MOST_METADATA_BYTES = 32_000  # Linux refuses single arguments from 128 KiB on
 _STDERR_TAIL = 1_500
 
@@ -206,9 +205,9 @@ def _checked(frames: Array, fps: float, codec: str, quality: int | None) -> _Cod
         state = "is not built yet" if codec in SUFFIXES else "is unknown"
         raise ValueError(f"codec: {codec!r} {state}; choose one of {', '.join(_CODECS)}")
     chosen = _CODECS[codec]
-    if not _LEAST_FPS <= fps <= MOST_FPS[codec]:
+    if not LEAST_FPS <= fps <= MOST_FPS[codec]:
         raise ValueError(
-            f"fps: expected {_LEAST_FPS:g} to {MOST_FPS[codec]:g} frames/s for {codec}; "
+            f"fps: expected {LEAST_FPS:g} to {MOST_FPS[codec]:g} frames/s for {codec}; "
             f"found {fps!r}; change fps or temporal_scale, or choose another codec"
         )
     low, high, _ = QUALITY.get(codec, (-math.inf, math.inf, 0))

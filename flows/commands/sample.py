@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.errors import UsageError
+from flows.errors import RenderError, UsageError, exit_code_of
 from manifests.inputs import InputFiles
 from manifests.read import RawRow, open_manifest
 from manifests.row import parse_defaults, parse_row
@@ -46,10 +46,13 @@ def sample(
 
     Raises:
         UsageError, RowError, ManifestError, ModelError: before anything is rendered.
-        SamplingError, AssembleError: while rendering.
+        SamplingError, AssembleError, ClipError, PromptError, ModelError: while rendering.
+        RenderError: what else the libraries found wrong then.
     """
     if dtype not in DTYPES:
         raise UsageError(f"--dtype: expected one of {', '.join(DTYPES)}, found {dtype!r}")
+    if threads < 1:
+        raise UsageError(f"--threads: expected at least 1, found {threads}")
     if safety_checker not in ("on", "off"):
         raise UsageError(f"--safety-checker: expected on or off, found {safety_checker!r}")
     defaults = parse_defaults(pairs)
@@ -140,7 +143,16 @@ def _render(job: Job, out: Path, threads: int) -> dict[str, Any]:
 
     disable_progress_bar()
     torch.set_num_threads(threads)
-    report = stages.render_alone(WarmModels(), job, out)
+    try:
+        report = stages.render_alone(WarmModels(), job, out)
+    except Exception as error:  # of any kind, as in a run, where it is the row's failure
+        if exit_code_of(error) is not None:
+            raise
+        reason = next(iter(str(error).splitlines()), "no reason given")
+        raise RenderError(
+            f"{out}: cannot be rendered ({type(error).__name__}: {reason}); "
+            "change the row or the model, or run `zs2 doctor`"
+        ) from error
     return {
         "id": job.row.id,
         "digest": job.digest,

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from flows.cli import _guarded, app
 from tests import tiny_models
 from tests.flows.running import ZS2, environment, write_rows, zs2
 
@@ -288,6 +289,11 @@ SAMPLES = {
     ),
     "bad --dtype": (["a", "-o", "a.mp4", "--dtype", "int3"], ("--dtype", "float32", "'int3'")),
     "bad --set": (["a", "-o", "a.mp4", "--set", "height=37"], ("height", "37")),
+    "a rate that no codec keeps": (
+        ["a", "-o", "a.mp4", "--set", "fps=0.005"],
+        ("fps", "at least 0.01", "0.005"),
+    ),
+    "bad --threads": (["a", "-o", "a.mp4", "--threads", "0"], ("--threads", "at least 1", "0")),
     "bad --seed": (["a", "-o", "a.mp4", "--seed", "-1"], ("seed", "-1")),
     "a place under a file": (["a", "-o", "m.parquet/a.mp4"], ("cannot be written", "choose")),
     "no such place": (["a", "-o", "/proc/zs2/a.mp4"], ("cannot be written", "choose")),
@@ -303,6 +309,22 @@ def test_bad_sample(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     arguments, says = SAMPLES[name]
     assert_refused(zs2("sample", *arguments), *says)
     assert [path.name for path in tmp_path.iterdir()] == ["m.parquet"]
+
+
+def test_a_librarys_error_in_sample_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever breaks while a clip is loaded, sampled or assembled: exit code 1 and one line."""
+
+    def break_down(*_: object) -> None:
+        raise RuntimeError("expected 4 channels\nand more")
+
+    monkeypatch.setattr("tasks.stages.render_alone", break_down)
+    out = tmp_path / "a.mp4"
+    monkeypatch.setattr(sys, "argv", ["zs2", "sample", "a", "-o", str(out)])
+    assert _guarded(lambda: app(standalone_mode=True)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"zs2: {out}: cannot be rendered (RuntimeError: expected 4 channels);")
 
 
 def test_sample_replaces_no_folder_of_the_users(tmp_path: Path) -> None:

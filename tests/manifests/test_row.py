@@ -425,6 +425,8 @@ def test_good_rows_keep_their_values(values: dict[str, Any]):
         ({"codec": "gif", "fps": 240}, "240"),
         ({"codec": "gif", "fps": 60, "temporal_scale": 4}, "240"),
         ({"codec": "h264", "fps": 240, "temporal_scale": 8}, "1920"),
+        ({"codec": "h264", "fps": 0.005}, "0.005"),
+        ({"codec": "png", "fps": 0.002, "temporal_scale": 4}, "0.008"),
     ],
 )
 def test_a_rate_that_the_codec_cannot_keep_is_refused(values: dict[str, Any], found: str):
@@ -434,3 +436,12 @@ def test_a_rate_that_the_codec_cannot_keep_is_refused(values: dict[str, Any], fo
     (fault,) = error.value.faults
     assert (fault.column, fault.found) == ("fps", found)
     assert parse(codec="gif", fps=25, temporal_scale=4).fps == 25
+    assert parse(fps=0.005, temporal_scale=2).fps == 0.005
+
+
+@pytest.mark.parametrize(("name", "words"), [("ip_adapter", "an ip_"), ("control", "a control")])
+def test_what_a_missing_companion_is_told(name: str, words: str):
+    """The column that is there is named, in English."""
+    values = {"ip_adapter": "a.safetensors", "control": "pose"}
+    with pytest.raises(RowError, match=f"as there is {words}"):
+        parse(**{name: values[name]})
