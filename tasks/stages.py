@@ -71,7 +71,7 @@ def sample(models: WarmModels, job: Job, latents_file: Path | None = None) -> Sa
     row = job.row
     clip = sampler(
         [list(row.prompt)],
-        negative_prompt=row.negative_prompt,
+        negative_prompt=row.negative_prompt or None,
         seed=row.seed,
         num_frames=row.num_frames,
         segment_frames=row.segment_frames,

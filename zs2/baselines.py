@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zs2.arguments import is_one_clip, whole
 from zs2.conditions import EMBEDS
 from zs2.config import DEFAULTS, ClipConfig
 from zs2.noise import SQRT_E
@@ -142,7 +143,10 @@ def text2video_zero(
             raise ValueError(f"{name}: expected none, as Text2Video-Zero settles it; leave it out")
     if seed is not None and generator is not None:
         raise ValueError("expected seed or generator, found both; leave one out")
-    steps = num_inference_steps or sampler.defaults.num_inference_steps
+    steps = sampler.defaults.num_inference_steps
+    if num_inference_steps is not None:
+        steps = whole("num_inference_steps", num_inference_steps)
+    num_frames = whole("num_frames", num_frames)
     config = ClipConfig(num_frames, kwargs.get("segment_frames"))
     begin, warp = _begin_and_warp(steps, t0, t1)
     run = _Run(
@@ -238,8 +242,8 @@ def _first_frame(call: dict[str, Any]) -> dict[str, Any]:
             first[name] = first[name][:1]
     guides = first.get("conditioning_frames")
     if guides is not None:
-        several = isinstance(guides, list | tuple)
-        first["conditioning_frames"] = [g[:1] for g in guides] if several else guides[:1]
+        one = is_one_clip(guides)
+        first["conditioning_frames"] = guides[:1] if one else [guide[:1] for guide in guides]
     return first
 
 

@@ -56,9 +56,11 @@ class TextEncoding:
             after part and puts the parts one behind the other) or `fail`s.
         clip_skip: layers to leave out at the end of the text encoder, for prompts, not negative ones.
         lora_scale: of LoRAs in the text encoder.
+        second: SDXL's prompt_2 and negative_prompt_2, what its second encoder reads instead.
 
     Raises:
-        ValueError: another `long_prompt`.
+        ValueError: another `long_prompt`, more layers left out than there are, or second prompts where
+            there is no second encoder or long prompts are read in parts.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class TextEncoding:
         long_prompt: str = "truncate",
         clip_skip: int | None = None,
         lora_scale: float | None = None,
+        second: tuple[str | None, str | None] = (None, None),
     ) -> None:
         if long_prompt not in LONG_PROMPTS:
             raise ValueError(
@@ -79,12 +82,28 @@ class TextEncoding:
         own = (getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2"))
         self.tokenizers = [tokenizer for tokenizer in own if tokenizer is not None]
         self.has_pooled = getattr(pipe, "text_encoder_2", None) is not None
+        self.second = second
+        if any(second) and (not self.has_pooled or long_prompt == "chunk"):
+            raise ValueError(
+                "prompt_2, negative_prompt_2: expected none without a second text encoder or with "
+                f"long_prompt='chunk', found {second}"
+            )
+        layers = min(
+            getattr(pipe, name).config.num_hidden_layers
+            for name in ("text_encoder", "text_encoder_2")
+            if getattr(pipe, name, None) is not None
+        )
+        if clip_skip is not None and not 0 <= clip_skip < layers:
+            raise ValueError(
+                f"clip_skip: expected 0 to {layers - 1}, as the text encoder has {layers} layers, "
+                f"found {clip_skip}"
+            )
 
     def conditions(
         self,
         prompts: Sequence[str],
         frame_prompt: Sequence[int],
-        negative_prompt: str,
+        negative_prompt: str | None,
         guided: bool,
         given: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
@@ -92,7 +111,7 @@ class TextEncoding:
 
         Args:
             frame_prompt: of each frame, the index of its prompt.
-            negative_prompt: "" is none (zeros, where the checkpoint was trained so).
+            negative_prompt: None is none: zeros where the checkpoint was trained so, else as "".
             guided: negative embeddings are needed.
             given: embeddings by their diffusers names, instead of texts; one row, or one a frame.
 
@@ -100,14 +119,19 @@ class TextEncoding:
             PromptError: too long a prompt with long_prompt="fail".
             ValueError: given embeddings of a wrong shape.
         """
-        named = {"negative_prompt": negative_prompt} if guided else {}
+        is_zero = negative_prompt is self.second[1] is None and self.pipe.config.get(
+            "force_zeros_for_empty_prompt"
+        )
+        unwanted = negative_prompt or ""
+        named = {"negative_prompt": unwanted} if guided else {}
         parts = {text: self._parts("prompt", text) for text in prompts}
         parts |= {text: self._parts(name, text) for name, text in named.items()}
         most = max((len(pieces) for pieces in parts.values()), default=1)
         positive = _given("prompt_embeds", "pooled_prompt_embeds", given, self.has_pooled)
         if positive is None:
             texts = list(dict.fromkeys(prompts))
-            encoded = _stack([self._encode(parts[text], most, self.clip_skip) for text in texts])
+            second, skip = self.second[0], self.clip_skip
+            encoded = _stack([self._encode(parts[text], most, skip, second) for text in texts])
             positive = encoded.rows([texts.index(prompts[i]) for i in frame_prompt])
         else:
             most = max(1, positive.tokens.shape[1] // self._limit)
@@ -120,10 +144,10 @@ class TextEncoding:
         )
         if negative is not None:
             negative = _spread("negative_prompt_embeds", negative, len(frame_prompt))
-        elif not negative_prompt and self.pipe.config.get("force_zeros_for_empty_prompt"):
+        elif is_zero:
             negative = positive.zeros()
         else:
-            encoded = self._encode(parts[negative_prompt], most, None)
+            encoded = self._encode(parts[unwanted], most, None, self.second[1])
             negative = encoded.rows([0] * len(frame_prompt))
         return conditions | _named("negative_", negative)
 
@@ -163,18 +187,20 @@ class TextEncoding:
         return [part for part in parts if part]
 
     @torch.no_grad()
-    def _encode(self, parts: Sequence[str], most: int, clip_skip: int | None) -> Encoded:
+    def _encode(
+        self, parts: Sequence[str], most: int, clip_skip: int | None, second: str | None
+    ) -> Encoded:
         """Parts one behind the other; empty ones at the end, for all of a clip must be of one length."""
         padded = [*parts, *[""] * (most - len(parts))]
-        encoded = [self._encode_part(part, clip_skip) for part in padded]
+        encoded = [self._encode_part(part, clip_skip, second) for part in padded]
         return Encoded(torch.cat([part.tokens for part in encoded], dim=1), encoded[0].pooled)
 
-    def _encode_part(self, text: str, clip_skip: int | None) -> Encoded:
+    def _encode_part(self, text: str, clip_skip: int | None, second: str | None) -> Encoded:
         pipe = self.pipe
         options: dict[str, Any] = {"lora_scale": self.lora_scale, "clip_skip": clip_skip}
         if self.has_pooled:
             tokens, _, pooled, _ = pipe.encode_prompt(
-                text, num_images_per_prompt=1, do_classifier_free_guidance=False, **options
+                text, second, num_images_per_prompt=1, do_classifier_free_guidance=False, **options
             )
             return Encoded(tokens, pooled)
         # InstructPix2Pix's pipeline has no such method of its own; its text encoder is the same

@@ -7,6 +7,7 @@ pipeline itself stays a text-to-image pipeline and knows nothing of it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,7 @@ class Control:
         frames: of the clip's own length; scaled to its size where they differ.
         scale: weight of its residuals.
         start, end: the part of the denoising in which it has a say, 0 ≤ start < end ≤ 1.
+        guess_mode: it acts on the guided copy alone, and less on the outer blocks (diffusers' word).
 
     Raises:
         ValueError: for a part that is none.
@@ -46,6 +48,7 @@ class Control:
     scale: float = 1.0
     start: float = 0.0
     end: float = 1.0
+    guess_mode: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end <= 1:
@@ -95,17 +98,8 @@ class ControlRun:
         for control, pictures in zip(self.controls, self._pictures, strict=True):
             if not self._has_a_say(control):
                 continue
-            net = control.net
-            chosen = pictures[segment.frames()].to(sample.device)
-            condition = (chosen.float() / 255).to(net.dtype)
-            more, last = net(
-                sample.to(net.dtype),
-                timestep,
-                encoder_hidden_states=encoder_hidden_states.to(net.dtype),
-                controlnet_cond=condition.repeat(len(sample) // len(condition), 1, 1, 1),
-                conditioning_scale=control.scale,
-                added_cond_kwargs=added or None,
-                return_dict=False,
+            more, last = self._answer(
+                control, pictures[segment.frames()], sample, timestep, encoder_hidden_states, added
             )
             down = [a + b for a, b in zip(down, more, strict=True)] if down else list(more)
             mid = last if mid is None else mid + last
@@ -115,6 +109,35 @@ class ControlRun:
             "down_block_additional_residuals": [residual.to(sample.dtype) for residual in down],
             "mid_block_additional_residual": mid.to(sample.dtype),
         }
+
+    def _answer(
+        self,
+        control: Control,
+        pictures: UInt8[Tensor, "frame 3 height width"],
+        sample: Float[Tensor, "batch channel h w"],
+        timestep: Any,
+        text: Tensor,
+        added: Mapping[str, Any],
+    ) -> tuple[list[Tensor], Tensor]:
+        """One ControlNet's residuals; in guess mode zeros for the unguided copy, which comes first."""
+        net, rows = control.net, len(sample)
+        guess = control.guess_mode or net.config.global_pool_conditions
+        first = rows // 2 if guess and rows > len(pictures) else 0
+        condition = (pictures.to(sample.device).float() / 255).to(net.dtype)
+        down, mid = net(
+            sample[first:].to(net.dtype),
+            timestep,
+            encoder_hidden_states=text[first:].to(net.dtype),
+            controlnet_cond=condition.repeat((rows - first) // len(condition), 1, 1, 1),
+            conditioning_scale=control.scale,
+            added_cond_kwargs={name: value[first:] for name, value in added.items()} or None,
+            guess_mode=guess,
+            return_dict=False,
+        )
+        if first:
+            down = [torch.cat([torch.zeros_like(part), part]) for part in down]
+            mid = torch.cat([torch.zeros_like(mid), mid])
+        return list(down), mid
 
     def _has_a_say(self, control: Control) -> bool:
         total = len(self._schedule())
@@ -138,6 +161,22 @@ def check_fits(net: Any, unet: Any) -> None:
         raise ModelError(
             f"controlnet: expected one of the checkpoint's family ({kinds[0]}), found one of another "
             f"({kinds[1]}); name a ControlNet that was trained for this checkpoint"
+        )
+
+
+def check_pipeline(pipe: Any) -> None:
+    """See that a pipeline makes pictures from text (or edits them) with a UNet in latents.
+
+    Raises:
+        TypeError: one that starts from a picture, or no pipeline at all.
+    """
+    takes = inspect.signature(type(pipe).__call__).parameters if callable(pipe) else {}
+    is_whole = all(hasattr(pipe, part) for part in ("unet", "vae", "scheduler", "components"))
+    if not is_whole or {"strength", "mask_image"} & takes.keys():
+        raise TypeError(
+            "pipe: expected a diffusers StableDiffusionPipeline, StableDiffusionXLPipeline, either's "
+            "ControlNet pipeline, or StableDiffusionInstructPix2PixPipeline, found "
+            f"{type(pipe).__name__}; ZS2Sampler.from_pretrained loads one"
         )
 
 

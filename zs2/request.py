@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import StableDiffusionInstructPix2PixPipeline
-from jaxtyping import UInt8
 from torch import Tensor
 
+from zs2.arguments import Pictures, Video, is_one_clip, real, video_of, whole
 from zs2.conditions import TextEncoding
 from zs2.config import ClipConfig
 from zs2.controlnet import Control
+from zs2.models import ModelDefaults
 
 SEED_LIMIT = 2**63
 
-Prompt = str | list[str]
-Video = UInt8[np.ndarray, "frame height width 3"]
+Prompt = str | list[str]  # a storyboard is a list, one prompt a segment
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Request:
     Attributes:
         config: the clip.
         call: arguments of the pipeline's own call.
+        negative_prompt: None is none, "" an empty one: for SDXL they differ.
         embeds: given text embeddings, by their diffusers names.
         text: how texts are encoded.
         controls: ControlNets with their clips.
@@ -37,7 +38,7 @@ class Request:
     config: ClipConfig
     call: dict[str, Any]
     text: TextEncoding
-    negative_prompt: str
+    negative_prompt: str | None
     scheduler: str | None
     size: tuple[int, int]
     embeds: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
@@ -46,40 +47,63 @@ class Request:
     controls: Sequence[Control] = ()
 
 
-def storyboards_of(
-    prompt: str | list[Prompt] | None, embeds: Mapping[str, Tensor], copies: int
-) -> list[tuple[str, ...]]:
-    """One tuple of prompts a clip; empty where its embeddings are given."""
-    if copies < 1:
-        raise ValueError(f"num_videos_per_prompt: expected at least 1, found {copies}")
+def defaults_of(pipe_class: type) -> ModelDefaults:
+    """Steps and guidance of a pipeline's own call."""
+    wanted = ("num_inference_steps", "guidance_scale")
+    for kind in pipe_class.__mro__:
+        call = kind.__dict__.get("__call__")
+        has = inspect.signature(call).parameters if call else {}
+        if all(name in has for name in wanted):
+            return ModelDefaults(**{name: has[name].default for name in wanted})
+    return ModelDefaults()
+
+
+def storyboards_of(prompt: Any, embeds: Mapping[str, Tensor], copies: int) -> list[tuple[str, ...]]:
+    """One tuple of prompts a clip; empty where its embeddings are given.
+
+    Raises:
+        ValueError: no prompts, or something else than texts.
+    """
     if prompt is None:
         if "prompt_embeds" not in embeds:
             raise ValueError("prompt: expected a prompt or prompt_embeds, found neither")
         return [()] * copies
-    clips = [prompt] if isinstance(prompt, str) else prompt
-    tuples = [(clip,) if isinstance(clip, str) else tuple(clip) for clip in clips]
+    clips: Sequence[Any] = prompt if isinstance(prompt, list | tuple) else [prompt]
+    tuples: list[tuple[Any, ...]] = [
+        tuple(clip) if isinstance(clip, list | tuple) else (clip,) for clip in clips
+    ]
+    for storyboard in tuples:
+        if not storyboard or not all(isinstance(text, str) for text in storyboard):
+            raise ValueError(
+                f"prompt: expected a text, or a list of clips, each a text or a list of texts, "
+                f"found {prompt!r}"
+            )
     return [storyboard for storyboard in tuples for _ in range(copies)]
 
 
-def seeds_of(
-    seed: int | Sequence[int] | None, count: int, copies: int, generator: torch.Generator | None
-) -> list[int]:
+def seeds_of(seed: Any, count: int, copies: int, generator: Any) -> list[int]:
     """A seed a clip; the copies of a prompt count on from its own.
+
+    Args:
+        seed: one number, one a clip, or None to draw them.
 
     Raises:
         ValueError: a wrong number of them, or one out of range.
     """
+    if not isinstance(generator, torch.Generator | None):
+        raise ValueError(f"generator: expected a torch.Generator, found {generator!r}")
     if seed is None:
         if generator is not None:
             return [0] * count  # not used: the caller's generator draws
         return [int(s) for s in torch.randint(SEED_LIMIT - 1, (count,))]
     clips = count // copies
-    given = [seed] * clips if isinstance(seed, int) else list(seed)
+    several = isinstance(seed, Sequence) or getattr(seed, "ndim", 0) == 1
+    given = list(seed) if several else [seed] * clips
     if len(given) != clips:
         raise ValueError(f"seed: expected one number or one per clip ({clips}), found {len(given)}")
-    seeds = [first + copy for first in given for copy in range(copies)]
+    seeds = [whole("seed", first, least=0) + copy for first in given for copy in range(copies)]
     for value in seeds:
-        if not 0 <= value < SEED_LIMIT:
+        if value >= SEED_LIMIT:
             raise ValueError(f"seed: expected 0 ≤ seed < 2^63, found {value}")
     return seeds
 
@@ -96,14 +120,15 @@ def size_of(
     own = sample_size if isinstance(sample_size, list | tuple) else (sample_size, sample_size)
     scale = pipe.vae_scale_factor
     default = (own[0] * scale, own[1] * scale) if video is None else video.shape[1:3]
-    size = (height or default[0], width or default[1])
+    given = (default[0] if height is None else height, default[1] if width is None else width)
+    size = (whole("height", given[0]), whole("width", given[1]))
     for name, value in zip(("height", "width"), size, strict=True):
-        if value % 8 or value < 8:
+        if value % 8:
             raise ValueError(f"{name}: expected a positive multiple of 8, found {value}")
     return size
 
 
-def source_of(pipe: Any, video: Video | None, num_frames: int) -> Video | None:
+def source_of(pipe: Any, video: Pictures | None, num_frames: int) -> Video | None:
     """The clip to edit, for a pipeline that edits; None for one that does not.
 
     Raises:
@@ -113,26 +138,33 @@ def source_of(pipe: Any, video: Video | None, num_frames: int) -> Video | None:
     if edits != (video is not None):
         wanted = "the clip to edit" if edits else "none, as the model makes clips from text alone"
         raise ValueError(f"video: expected {wanted}, found {'none' if video is None else 'a clip'}")
-    if video is not None:
-        _check_length("video", video, num_frames)
-    return video
+    return None if video is None else video_of("video", video, num_frames)
 
 
 def controls_of(
     controlnet: Any,
-    frames: Video | Sequence[Video] | None,
-    scales: float | Sequence[float],
-    part: tuple[float, float],
+    frames: Pictures | Sequence[Pictures] | None,
+    settings: Mapping[str, Any],
     num_frames: int,
     *,
+    needed: bool,
     editing: bool,
 ) -> list[Control]:
     """The sampler's ControlNets with the clips that guide them.
 
+    Args:
+        settings: fields of `Control`, each one value or one per ControlNet.
+        needed: the user's own pipeline is a ControlNet pipeline.
+
     Raises:
-        ValueError: numbers of nets, clips, weights and frames that do not agree.
+        ValueError: numbers of nets, clips, settings and frames that do not agree.
     """
     if frames is None:
+        if needed:
+            raise ValueError(
+                "conditioning_frames: expected the clip that guides the pipeline's ControlNet, found "
+                "none"
+            )
         return []
     if editing:
         raise ValueError(
@@ -143,27 +175,26 @@ def controls_of(
             "conditioning_frames: expected a ControlNet to guide, found none; set the sampler's "
             "`controlnet`"
         )
-    nets = getattr(controlnet, "nets", [controlnet])
-    clips = [frames] if isinstance(frames, np.ndarray) else list(frames)
-    weights = [scales] * len(nets) if isinstance(scales, int | float) else list(scales)
-    for name, found in (
-        ("conditioning_frames", clips),
-        ("controlnet_conditioning_scale", weights),
-    ):
+    nets = list(getattr(controlnet, "nets", _listed(controlnet)))
+    clips = [frames] if is_one_clip(frames) else _listed(frames)
+    columns = {"conditioning_frames": clips, **{k: _each(v, nets) for k, v in settings.items()}}
+    for name, found in columns.items():
         if len(found) != len(nets):
             raise ValueError(
                 f"{name}: expected {len(nets)}, one per ControlNet, found {len(found)}"
             )
-    for clip in clips:
-        _check_length("conditioning_frames", clip, num_frames)
-    return [Control(*guide, *part) for guide in zip(nets, clips, weights, strict=True)]
+    videos = [video_of("conditioning_frames", clip, num_frames) for clip in clips]
+    numbers = {
+        name: found if name == "guess_mode" else [real(name, value) for value in found]
+        for name, found in columns.items()
+        if name != "conditioning_frames"
+    }
+    return [Control(*guide) for guide in zip(nets, videos, *numbers.values(), strict=True)]
 
 
-def per_frame(value: float | Sequence[float]) -> float | tuple[float, ...]:
-    """A number, or a tuple of numbers."""
-    return value if isinstance(value, int | float) else tuple(value)
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _check_length(name: str, clip: Video, num_frames: int) -> None:
-    if len(clip) != num_frames:
-        raise ValueError(f"{name}: expected num_frames = {num_frames} frames, found {len(clip)}")
+def _each(value: Any, nets: Sequence[Any]) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value] * len(nets)

@@ -6,6 +6,7 @@ scheduler), let the pipeline denoise all frames as one batch, decode frame by fr
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -18,19 +19,19 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from zs2 import noise as noise_models
+from zs2.arguments import Pictures, check_names, per_frame, real, whole
 from zs2.attention import MomentumState, momentum_attention
 from zs2.conditions import EMBEDS, TextEncoding, source_latents
 from zs2.config import DEFAULTS, ClipConfig
-from zs2.controlnet import ControlRun, check_fits, picture_pipeline
+from zs2.controlnet import ControlRun, check_fits, check_pipeline, picture_pipeline
 from zs2.decoding import decode
 from zs2.models import ModelDefaults, describe, load_pipeline
 from zs2.noise import NoiseTrace
 from zs2.request import (
     Prompt,
     Request,
-    Video,
     controls_of,
-    per_frame,
+    defaults_of,
     seeds_of,
     size_of,
     source_of,
@@ -50,7 +51,8 @@ class Clip:
         frames: RGB, 0..255; None with output_type="latent".
         latents: what the pipeline denoised, before decoding.
         prompts: one, or one per segment.
-        seed: what `seed=` renders the clip again; None when a generator or latents were given.
+        seed: what `seed=` renders the clip again (with the same `latents`, where they were given); None
+            when a generator was given.
         trace: λ reached and α used per frame pair; None when latents were given.
     """
 
@@ -74,16 +76,22 @@ class ZS2Sampler:
     Args:
         pipe: a diffusers StableDiffusionPipeline, StableDiffusionXLPipeline, either's ControlNet
             pipeline, or StableDiffusionInstructPix2PixPipeline. It may be changed at any time (LoRA,
-            scheduler, offload, dtype); every call finds it as it is and leaves it so.
-        defaults: the checkpoint's own steps and guidance.
-        controlnet: a ControlNetModel (or MultiControlNetModel) to guide by; default the pipeline's own.
+            scheduler, offload, dtype); every call finds it as it is and leaves it so. One call at a
+            time: threads want a pipeline each.
+        defaults: the checkpoint's own steps and guidance; default its pipeline's.
+        controlnet: a ControlNetModel, several of them, or a MultiControlNetModel, to guide by; default
+            the pipeline's own.
+
+    Raises:
+        TypeError: another kind of pipeline.
     """
 
     def __init__(
         self, pipe: Any, defaults: ModelDefaults | None = None, controlnet: Any = None
     ) -> None:
+        check_pipeline(pipe)
         self.pipe = pipe
-        self.defaults = defaults or ModelDefaults()
+        self.defaults = defaults or defaults_of(type(pipe))
         self.controlnet = controlnet or getattr(pipe, "controlnet", None)
 
     @classmethod
@@ -119,7 +127,7 @@ class ZS2Sampler:
         self,
         prompt: str | list[Prompt] | None,
         *,
-        negative_prompt: str = "",
+        negative_prompt: str | None = None,
         num_videos_per_prompt: int = 1,
         seed: int | Sequence[int] | None = None,
         generator: torch.Generator | None = None,
@@ -140,11 +148,14 @@ class ZS2Sampler:
         latents: Float[Tensor, "frame channel h w"] | None = None,
         long_prompt: str = "truncate",
         clip_skip: int | None = None,
-        conditioning_frames: Video | Sequence[Video] | None = None,
+        prompt_2: str | None = None,
+        negative_prompt_2: str | None = None,
+        conditioning_frames: Pictures | Sequence[Pictures] | None = None,
         controlnet_conditioning_scale: float | Sequence[float] = 1.0,
-        control_guidance_start: float = 0.0,
-        control_guidance_end: float = 1.0,
-        video: Video | None = None,
+        control_guidance_start: float | Sequence[float] = 0.0,
+        control_guidance_end: float | Sequence[float] = 1.0,
+        guess_mode: bool | Sequence[bool] = False,
+        video: Pictures | None = None,
         output_type: str = "np",
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         **pipe_kwargs: Any,
@@ -153,21 +164,25 @@ class ZS2Sampler:
 
         Args:
             prompt: one clip's prompt; or a list of clips, each a prompt or a storyboard (a list with
-                one prompt per segment). None where `prompt_embeds` are given.
+                one prompt per segment): ["a", "b"] are two clips, [["a", "b"]] is one of two segments.
+                None where `prompt_embeds` are given.
+            negative_prompt: None is none, which SDXL tells from an empty one.
             num_videos_per_prompt: k > 1 gives k clips of each prompt, of seeds seed … seed+k−1.
             seed: of the clip, 0 ≤ seed < 2^63, or a list with one per clip; drawn when absent.
             generator: instead of `seed`, the caller's own; several clips draw from it in turn.
             num_frames, segment_frames, chain, noise, alpha, kl_target, solver, noise_candidates,
                 momentum: see `ClipConfig`.
             height, width: pixels, multiples of 8; default the model's, or those of `video`.
-            num_inference_steps, guidance_scale: default the model's own, else 50 and 7.5.
+            num_inference_steps, guidance_scale: default the model's own, else its pipeline's.
             scheduler: a short name of `zs2.schedulers`; default the pipeline's own.
-            latents: initial noise, instead of the noise model's.
-            long_prompt, clip_skip: see `zs2.conditions.TextEncoding`.
-            conditioning_frames: what guides `controlnet`, a picture a frame; a list for several nets.
-            controlnet_conditioning_scale, control_guidance_start, control_guidance_end: see
-                `zs2.controlnet.Control`.
-            video: the clip that InstructPix2Pix edits, a picture a frame.
+            latents: initial noise, instead of the noise model's; λ then has no say in the noise that
+                a stochastic scheduler adds.
+            long_prompt, clip_skip, prompt_2, negative_prompt_2: see `zs2.conditions.TextEncoding`.
+            conditioning_frames: what guides `controlnet`, a picture a frame: uint8 RGB (frame, height,
+                width, 3) or a list of PIL pictures; for several nets a list of such clips.
+            controlnet_conditioning_scale, control_guidance_start, control_guidance_end, guess_mode: see
+                `zs2.controlnet.Control`; one value, or one per ControlNet.
+            video: the clip that InstructPix2Pix edits, of the same form.
             output_type: `np` (uint8 frames), `pil` (as `np`; see `Clip.images`) or `latent`.
             **pipe_kwargs: for the pipeline's own call: prompt_embeds and its like (one row, or one a
                 frame), eta, guidance_rescale, cross_attention_kwargs, ip_adapter_image,
@@ -178,51 +193,64 @@ class ZS2Sampler:
 
         Raises:
             ValueError: for an argument out of its range, with what was expected and found.
+            TypeError: for an argument that neither this call nor the pipeline's has.
             PromptError: a prompt too long, with long_prompt="fail".
         """
+        check_names(type(picture_pipeline(self.pipe)), _ARGUMENTS, pipe_kwargs)
         config = ClipConfig(
-            num_frames=num_frames,
-            segment_frames=segment_frames,
+            num_frames=whole("num_frames", num_frames),
+            segment_frames=segment_frames and whole("segment_frames", segment_frames),
             chain=chain,
             noise=noise,
             alpha=alpha,
-            kl_target=per_frame(kl_target),
+            kl_target=per_frame("kl_target", kl_target),
             solver=solver,
-            noise_candidates=noise_candidates,
-            momentum=per_frame(momentum),
+            noise_candidates=whole("noise_candidates", noise_candidates),
+            momentum=per_frame("momentum", momentum),
         )
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type: expected one of {OUTPUT_TYPES}, found {output_type!r}")
         if seed is not None and generator is not None:
             raise ValueError("expected seed or generator, found both; leave one out")
         own = self.defaults
+        steps = own.num_inference_steps if num_inference_steps is None else num_inference_steps
+        guidance = own.guidance_scale if guidance_scale is None else guidance_scale
         call: dict[str, Any] = {
             **pipe_kwargs,
-            "num_inference_steps": num_inference_steps or own.num_inference_steps,
-            "guidance_scale": own.guidance_scale if guidance_scale is None else guidance_scale,
+            "num_inference_steps": whole("num_inference_steps", steps),
+            "guidance_scale": real("guidance_scale", guidance),
             "callback_on_step_end": callback_on_step_end,
         }
         embeds = {name: call.pop(name) for name in EMBEDS if call.get(name) is not None}
         lora_scale = (call.get("cross_attention_kwargs") or {}).get("scale")
+        source = source_of(self.pipe, video, config.num_frames)
         request = Request(
             config,
             call,
-            TextEncoding(self.pipe, long_prompt, clip_skip, lora_scale),
+            TextEncoding(
+                self.pipe, long_prompt, clip_skip, lora_scale, (prompt_2, negative_prompt_2)
+            ),
             negative_prompt,
             scheduler,
-            size_of(self.pipe, height, width, video),
+            size_of(self.pipe, height, width, source),
             embeds,
             latents,
-            source_of(self.pipe, video, num_frames),
+            source,
             controls_of(
                 self.controlnet,
                 conditioning_frames,
-                controlnet_conditioning_scale,
-                (control_guidance_start, control_guidance_end),
-                num_frames,
-                editing=video is not None,
+                {
+                    "controlnet_conditioning_scale": controlnet_conditioning_scale,
+                    "control_guidance_start": control_guidance_start,
+                    "control_guidance_end": control_guidance_end,
+                    "guess_mode": guess_mode,
+                },
+                config.num_frames,
+                needed=hasattr(self.pipe, "controlnet"),
+                editing=source is not None,
             ),
         )
+        num_videos_per_prompt = whole("num_videos_per_prompt", num_videos_per_prompt)
         storyboards = storyboards_of(prompt, embeds, num_videos_per_prompt)
         seeds = seeds_of(seed, len(storyboards), num_videos_per_prompt, generator)
         clips = [
@@ -233,7 +261,7 @@ class ZS2Sampler:
             clips = [replace(clip, seed=s) for clip, s in zip(clips, seeds, strict=True)]
         if output_type != "latent":
             clips = [replace(clip, frames=self.decode(clip.latents)) for clip in clips]
-        return clips if isinstance(prompt, list) or num_videos_per_prompt > 1 else clips[0]
+        return clips if isinstance(prompt, list | tuple) or num_videos_per_prompt > 1 else clips[0]
 
     def decode(
         self, latents: Float[Tensor, "frame channel h w"]
@@ -252,10 +280,10 @@ class ZS2Sampler:
         latents, trace = request.latents, None
         if latents is None:
             latents, trace = draw_noise(config, shape, generator)
-        elif tuple(latents.shape) != (config.num_frames, *shape):
+        elif np.shape(latents) != (config.num_frames, *shape) or isinstance(latents, np.ndarray):
             raise ValueError(
-                f"latents: expected shape {(config.num_frames, *shape)}, "
-                f"found {tuple(latents.shape)}"
+                f"latents: expected a tensor of shape {(config.num_frames, *shape)}, found "
+                f"{type(latents).__name__} of shape {np.shape(latents)}"
             )
         if request.video is None:
             call |= {"height": height, "width": width}
@@ -282,11 +310,16 @@ class ZS2Sampler:
         config = request.config
         state = MomentumState(config.momentums, config.chain)
         control = None
+        several = (
+            config.num_frames > 1
+        )  # one frame is its own average: its attention stays the user's
         with ExitStack() as contexts:
-            contexts.enter_context(momentum_attention(pipe.unet, state))
+            if several:
+                contexts.enter_context(momentum_attention(pipe.unet, state))
             for i, guide in enumerate(request.controls):
                 check_fits(guide.net, pipe.unet)
-                contexts.enter_context(momentum_attention(guide.net, state, f"controlnet.{i}."))
+                if several:
+                    contexts.enter_context(momentum_attention(guide.net, state, f"controlnet.{i}."))
             if request.controls:
                 control = ControlRun(
                     request.controls, *request.size, lambda: pipe.scheduler.timesteps
@@ -296,6 +329,9 @@ class ZS2Sampler:
             )
             contexts.enter_context(scheduling(pipe, request.scheduler, trace))
             return contexts.pop_all()
+
+
+_ARGUMENTS = tuple(inspect.signature(ZS2Sampler.__call__).parameters)
 
 
 def draw_noise(

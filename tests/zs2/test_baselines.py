@@ -490,7 +490,7 @@ def test_latents_are_frame_ones_noise(sampler: ZS2Sampler):
     wanted = plain(sampler.pipe, None, prompt="a star", latents=latents)
     clip = text2video_zero(sampler, "a star", num_frames=2, latents=latents, seed=1, **LATENT)
     assert (clip.latents[:1] - wanted).abs().max() < 1e-4
-    with pytest.raises(ValueError, match="latents: expected shape"):
+    with pytest.raises(ValueError, match="latents: expected a tensor of shape"):
         text2video_zero(sampler, "a", num_frames=2, latents=torch.zeros(1, 4, 16, 16), **LATENT)
 
 

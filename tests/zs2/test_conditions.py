@@ -23,7 +23,7 @@ def pipe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def conditions(
-    pipe: Any, prompts: list[str], long_prompt: str, negative: str = "", frames: int = 2
+    pipe: Any, prompts: list[str], long_prompt: str, negative: str | None = None, frames: int = 2
 ):
     rows = [min(i, len(prompts) - 1) for i in range(frames)]
     return TextEncoding(pipe, long_prompt).conditions(prompts, rows, negative, True, {})

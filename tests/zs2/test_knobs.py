@@ -110,9 +110,7 @@ def test_latents(sampler: ZS2Sampler):
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(2))
     assert torch.equal(one_frame(sampler, latents=noise), plain(sampler.pipe, latents=noise))
     assert not torch.equal(one_frame(sampler, latents=noise), one_frame(sampler))
-    with pytest.raises(
-        ValueError, match=r"expected shape \(3, 4, 16, 16\), found \(1, 4, 16, 16\)"
-    ):
+    with pytest.raises(ValueError, match=r"of shape \(3, 4, 16, 16\), found Tensor of shape \(1, "):
         three_frames(sampler, latents=noise)
 
 
@@ -225,7 +223,7 @@ def test_num_videos_per_prompt(sampler: ZS2Sampler):
     )
     ours = torch.cat([clip.latents for clip in copies])
     assert torch.allclose(ours, own, rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match="num_videos_per_prompt: expected at least 1, found 0"):
+    with pytest.raises(ValueError, match="num_videos_per_prompt: expected a whole number"):
         sampler("a", num_videos_per_prompt=0)
 
 

@@ -283,9 +283,9 @@ def test_negative_prompt_and_guidance_change_the_clip(sampler: ZS2Sampler):
         ({"chain": "loop"}, "chain: expected one of exact, anchor"),
         ({"scheduler": "magic"}, "scheduler: expected one of ddim"),
         ({"output_type": "gif"}, "output_type: expected one of"),
-        ({"seed": -1}, "seed: expected 0 ≤ seed"),
+        ({"seed": -1}, "seed: expected a whole number of at least 0"),
         ({"seed": [1, 2]}, r"seed: expected one number or one per clip \(1\), found 2"),
-        ({"latents": torch.zeros(2, 4, 16, 16)}, "latents: expected shape"),
+        ({"latents": torch.zeros(2, 4, 16, 16)}, "latents: expected a tensor of shape"),
     ],
 )
 def test_bad_arguments_are_refused(sampler: ZS2Sampler, arguments: dict, message: str):
