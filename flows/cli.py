@@ -285,19 +285,22 @@ def manifest_validate(
     manifest: ManifestArgument,
     defaults: SetOption = None,
     input_root: RootOption = None,
+    trust_pickle: TrustOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check every row; all problems in one report. Exit code 2 when there are any."""
     from flows.commands import manifest as manifest_commands
 
-    rows, problems = manifest_commands.validate(manifest, defaults or [], input_root or [])
+    found = manifest_commands.validate(
+        manifest, defaults or [], input_root or [], trust_pickle or []
+    )
     if as_json:
-        print(json.dumps({"rows": rows, "problems": problems}, ensure_ascii=False))
-    elif not problems:
-        print(f"{count(rows, 'row')}, no problems")
-    if problems:
+        print(json.dumps(found, ensure_ascii=False))
+    elif not found["problems"]:
+        print(manifest_commands.verdict(found))
+    if found["problems"]:
         if not as_json:
-            say(manifest_commands.report(problems))
+            say(manifest_commands.report(found["problems"]))
         raise typer.Exit(BAD_USAGE)
 
 

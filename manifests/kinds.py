@@ -205,6 +205,8 @@ def names(expected: str) -> Kind:
     """Any number of texts, none of them blank, as a tuple; one alone need not stand in a list."""
 
     def parse(value: Any) -> tuple[str, ...]:
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            raise KindError(expected, "write the column as a list, not as JSON text")
         items = (value,) if isinstance(value, str) else value
         if not isinstance(items, (list, tuple)):
             raise KindError(expected)

@@ -104,5 +104,7 @@ def format_problems(problems: Sequence[Problem], limit: int = 50) -> str:
     if rest:
         by_column = Counter(problem.column for problem in rest).most_common()
         counts = ", ".join(f"{column}: {count:,}" for column, count in by_column[:10])
-        lines.append(f"  … and {len(rest):,} more ({counts})")
+        lines.append(
+            f"  … and {len(rest):,} more ({counts}); `zs2 manifest validate --json` lists all"
+        )
     return "\n".join(lines)

@@ -13,7 +13,7 @@ from manifests.inputs import InputFiles
 from manifests.row import Fault, ManifestRow, RowError
 from tasks.job import Conditions, Engine, Job, resolve
 from zs2.addons import AddOn, describe_addon
-from zs2.models import ModelError, ModelInfo, describe
+from zs2.models import SINGLE_FILES, ModelError, ModelInfo, describe
 
 Found = TypeVar("Found")
 
@@ -51,6 +51,7 @@ class Catalogue:
         self.inputs = inputs or InputFiles()
         self._models = lru_cache(REMEMBERED)(partial(_attempt, self._look_up))
         self._addons = lru_cache(REMEMBERED)(partial(_attempt, self._look_up_addon))
+        self._glances = lru_cache(REMEMBERED)(partial(_attempt, self._glance))
 
     def find(self, model: str) -> tuple[ModelInfo, str]:
         """A model and its revision.
@@ -76,26 +77,74 @@ class Catalogue:
         try:
             model, revision = self.find(row.model)
         except ModelError as error:
-            raise RowError([_fault("model", "a usable model", row.model, error)]) from error
+            raise RowError([_unusable("model", row.model, error)]) from error
         row = fit_to_model(row, model, own)
         return resolve(row, position, model, revision, engine, self._conditions(row, base))
+
+    def check(self, row: ManifestRow, own: Mapping[str, Any]) -> list[str]:
+        """Look at the models and add-ons of a row that are on this machine; nothing is hashed and no
+        hub is asked.
+
+        Args:
+            own: the row's own values, without the run's defaults.
+
+        Returns:
+            The names that only a hub can tell of.
+
+        Raises:
+            RowError: as `job` does for models and add-ons, with every fault.
+        """
+        unasked: list[str] = []
+        faults: list[Fault] = []
+        loras: list[AddOn] = []
+        for kind, name in [("model", row.model), *_named(row)]:
+            try:
+                found = _known(self._glances(kind, name))
+                if found is None:
+                    unasked.append(name)
+                elif isinstance(found, ModelInfo):
+                    fit_to_model(row, found, own)
+                elif kind == "lora":
+                    loras.append(found)
+            except ModelError as error:
+                faults.append(_unusable(kind, name, error))
+            except RowError as error:
+                faults += error.faults
+        try:
+            _check_once(loras)
+        except RowError as error:
+            faults += error.faults
+        if faults:
+            raise RowError(faults)
+        return unasked
+
+    def _glance(self, kind: str, name: str) -> ModelInfo | AddOn | None:
+        """What is here under a name; None where a hub would be asked."""
+        bare = _bare(name) if kind == "lora" else name
+        self._check_allowed(kind, bare)
+        if _is_for_a_hub(kind, bare):
+            return None
+        if kind == "model":
+            return describe(name, trusted=self.trusted)
+        return describe_addon(kind, name, trusted=self.trusted)
 
     def _conditions(self, row: ManifestRow, base: Path) -> Conditions:
         files = self.inputs.find(row, base)
         identity: dict[str, Any] = {
             column: self.inputs.content(column, path) for column, path in files.items()
         }
-        control, _, depth_model = (row.control or "").partition(":")
-        named = {"controlnet": row.controlnet, "depth": depth_model, "ip_adapter": row.ip_adapter}
         addons: dict[str, AddOn] = {}
-        for kind, name in named.items():
-            if name:
-                addons[kind], known = self._addon(kind, name)
-                if kind == "depth":
-                    identity["control"] = [control, *known]
-                else:
-                    identity[kind] = known
-        loras = [self._addon("lora", name) for name in row.lora]
+        loras: list[tuple[AddOn, list[Any]]] = []
+        for kind, name in _named(row):
+            addon, known = self._addon(kind, name)
+            if kind == "lora":
+                loras.append((addon, known))
+                continue
+            addons[kind] = addon
+            if kind == "depth":
+                identity["control"] = [str(row.control).partition(":")[0], *known]
+            else:
+                identity[kind] = known
         if loras:
             _check_once([addon for addon, _ in loras])
             identity["lora"] = [[*known, addon.weight] for addon, known in loras]
@@ -111,11 +160,10 @@ class Catalogue:
         )
 
     def _addon(self, kind: str, name: str) -> tuple[AddOn, list[Any]]:
-        column = "control" if kind == "depth" else kind
         try:
             return _known(self._addons(kind, name))
         except ModelError as error:
-            raise RowError([_fault(column, f"a usable {IN_WORDS[kind]}", name, error)]) from error
+            raise RowError([_unusable(kind, name, error)]) from error
 
     def _look_up(self, model: str) -> tuple[ModelInfo, str]:
         self._check_allowed("model", model)
@@ -129,8 +177,7 @@ class Catalogue:
         return info, revision
 
     def _look_up_addon(self, kind: str, name: str) -> tuple[AddOn, list[Any]]:
-        bare = name.rpartition(":")[0] or name if kind == "lora" else name
-        self._check_allowed(kind, bare)
+        self._check_allowed(kind, _bare(name) if kind == "lora" else name)
         addon = describe_addon(kind, name, trusted=self.trusted)
         if addon.revision is not None:
             return addon, [addon.revision, addon.file]
@@ -147,7 +194,8 @@ class Catalogue:
                 return
         raise ModelError(
             f"{kind} {name!r}: expected one of the allowed models "
-            f"({', '.join(sorted(self.allowed))}); allow it with --allow-model"
+            f"({', '.join(sorted(self.allowed)) or 'none'}), found another; allow it with "
+            "--allow-model"
         )
 
 
@@ -199,9 +247,34 @@ def _check_once(loras: Sequence[AddOn]) -> None:
         raise RowError([Fault("lora", "each LoRA once", ", ".join(names), hint)])
 
 
-def _fault(column: str, expected: str, name: str, error: ModelError) -> Fault:
+def _unusable(kind: str, name: str, error: ModelError) -> Fault:
     before, _, after = str(error).partition(": ")
-    return Fault(column, expected, name, after or before)
+    column = "control" if kind == "depth" else kind
+    return Fault(column, f"a usable {IN_WORDS.get(kind, kind)}", name, after or before)
+
+
+def _named(row: ManifestRow) -> list[tuple[str, str]]:
+    """The row's add-ons: (kind, name)."""
+    depth_model = (row.control or "").partition(":")[2]
+    named = [("controlnet", row.controlnet), ("depth", depth_model), ("ip_adapter", row.ip_adapter)]
+    loras = [("lora", name) for name in row.lora]
+    return [(kind, name) for kind, name in named if name] + loras
+
+
+def _bare(lora: str) -> str:
+    """A LoRA's name without its weight; a file that is there under the whole name is that file."""
+    return lora if Path(lora).expanduser().exists() else lora.rpartition(":")[0] or lora
+
+
+def _is_for_a_hub(kind: str, name: str) -> bool:
+    """Whether a name can only mean something on a hub: relative, not here, and shaped so."""
+    path = Path(name).expanduser()
+    if path.exists() or path.is_absolute() or name.startswith((".", "~")):
+        return False
+    parts = len(path.parts)
+    if parts == 2:
+        return path.suffix not in SINGLE_FILES
+    return parts > 2 and kind not in ("model", "depth")
 
 
 def _key(name: str) -> str:

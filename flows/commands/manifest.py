@@ -13,31 +13,53 @@ from flows.errors import UsageError
 from manifests.build import build, show
 from manifests.columns import column_records
 from manifests.inputs import InputFiles
+from manifests.kinds import count
 from manifests.read import open_manifest
-from manifests.row import parse_defaults
+from manifests.row import RowError, parse_defaults
 from manifests.study import build_study
 from manifests.validate import Problem, check_rows, format_problems
+from tasks.catalogue import Catalogue
 
 
 def validate(
-    manifest: str, pairs: Sequence[str], input_roots: Sequence[Path]
-) -> tuple[int, list[dict[str, Any]]]:
-    """All problems of a manifest's rows (models are not looked up: `zs2 plan` does that).
+    manifest: str,
+    pairs: Sequence[str],
+    input_roots: Sequence[Path],
+    trust_pickles: Sequence[str] = (),
+) -> dict[str, Any]:
+    """All problems of a manifest's rows, of the models and add-ons on this machine, too.
 
     Args:
         input_roots: folders that clips and pictures may lie in, beside the manifest's own.
+        trust_pickles: models and add-ons whose pickled weights may be loaded.
 
     Returns:
-        The number of rows, and every problem as a record.
+        `rows`, how many; `problems`, every one as a record; `not_asked`, the models and add-ons
+        that only a hub knows, which `zs2 plan` asks.
     """
     rows = 0
     problems: list[dict[str, Any]] = []
+    not_asked: set[str] = set()
     inputs = InputFiles(input_roots)
-    for _, checked in check_rows(open_manifest(manifest), parse_defaults(pairs), inputs):
+    catalogue = Catalogue(trusted=trust_pickles, inputs=inputs)
+    for raw, checked in check_rows(open_manifest(manifest), parse_defaults(pairs), inputs):
         rows += 1
-        if isinstance(checked, list):
-            problems += [asdict(problem) for problem in checked]
-    return rows, problems
+        if not isinstance(checked, list):
+            try:
+                not_asked.update(catalogue.check(checked, raw.values))
+                continue
+            except RowError as error:
+                checked = [Problem.at(raw, fault) for fault in error.faults]
+        problems += [asdict(problem) for problem in checked]
+    return {"rows": rows, "problems": problems, "not_asked": sorted(not_asked)}
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+    """What `validate` says of a manifest without problems."""
+    names = found["not_asked"]
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    asked = f"; not asked of a hub: {', '.join(names[:3])}{more} (`zs2 plan` asks)" if names else ""
+    return f"{count(found['rows'], 'row')}, no problems{asked}"
 
 
 def report(problems: Sequence[dict[str, Any]]) -> str:

@@ -350,6 +350,22 @@ def test_bad_usage(arguments: list[str]) -> None:
     assert "Traceback" not in answer.err
 
 
+def test_validate_looks_at_local_models_and_says_what_it_did_not_ask(tmp_path: Path) -> None:
+    """A model that is not there is a problem for `validate` as it is for `plan`; a hub's is named as
+    not asked; past 50 problems the report says where all are."""
+    manifest = rows({"model": "/no/model"}, {"lora": '["a/b"]'})(tmp_path)
+    answer = zs2("manifest", "validate", manifest)
+    assert answer.code == 2 and answer.out == ""
+    assert "a usable model, found /no/model" in answer.err and "as a list" in answer.err
+    manifest = rows({}, {"model": "owner/name"})(tmp_path)
+    answer = zs2("manifest", "validate", manifest)
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out == ("2 rows, no problems; not asked of a hub: owner/name (`zs2 plan` asks)\n")
+    manifest = rows(*[{"height": 37}] * 60)(tmp_path)
+    last = zs2("manifest", "validate", manifest).err.splitlines()[-1]
+    assert last == "  … and 10 more (height: 10); `zs2 manifest validate --json` lists all"
+
+
 LIGHT = {
     "help": ["--help"],
     "help of render": ["render", "--help"],

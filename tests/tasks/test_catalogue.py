@@ -211,6 +211,46 @@ def test_add_ons_that_are_not_there_are_faults_of_their_columns(job: MakeJob, mo
     assert fault(lambda: job(lora=["x" * 5000])).column == "lora"
 
 
+def test_a_check_finds_what_a_job_would_without_hashing_or_asking(
+    job: MakeJob, models: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A check refuses with the job's very faults, all of a row at once; it hashes nothing, asks no
+    hub, and says which names only a hub knows; a LoRA's name written as JSON is refused by both."""
+
+    def check(**columns: Any) -> list[str]:
+        own = {"id": "a", "prompt": "p", "model": str(tiny_model), **columns}
+        return Catalogue().check(parse_row(own), own)
+
+    lora, gone = str(models / "lora1"), str(models / "gone")
+    bad: list[dict[str, Any]] = [
+        {"lora": gone},
+        {"lora": [lora, f"{lora}:0.5"]},
+        {"lora": f'["{lora}"]'},
+        {"model": "zs3"},
+        {"model": gone},
+        {"model": "folder/gone.safetensors"},
+        columns_of(models)["control"] | {"controlnet": gone},
+        columns_of(models)["adapter"] | {"ip_adapter": gone},
+        {"source_video": "a.mp4"},
+    ]
+    for columns in bad:
+        assert fault(lambda c=columns: check(**c)) == fault(lambda c=columns: job(**c))
+    with pytest.raises(RowError) as error:
+        check(lora=[gone], model="zs3")
+    assert [fault.column for fault in error.value.faults] == ["model", "lora"]
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    for name in ("folder_weights_hash", "file_sha256"):
+        monkeypatch.setattr(f"tasks.catalogue.{name}", refuse)
+    monkeypatch.setattr("zs2.checkpoints.hub.find", refuse)
+    for columns in columns_of(models).values():
+        assert check(**columns) == []
+    loras = [lora, "owner/a:0.5", "owner/b@main/c/d.safetensors"]
+    assert check(model="owner/name@v1", lora=loras) == ["owner/name@v1", *loras[1:]]
+
+
 def test_the_allow_list_holds_for_add_ons(job: MakeJob, models: Path, tiny_model: Path):
     """A file or folder inside an allowed folder may be named, with any weight; anything else is
     refused before it is looked at, and names of a repository's files count as the repository."""
@@ -222,7 +262,8 @@ def test_the_allow_list_holds_for_add_ons(job: MakeJob, models: Path, tiny_model
     only = Catalogue([str(tiny_model), str(models / "net"), "owner/loras"])
     assert job(only, **columns["control"])
     for name in (str(models / "lora1"), "owner/other/a.safetensors:0.5", f"{models}/net/../lora1"):
-        assert "--allow-model" in fault(lambda n=name: job(only, lora=n)).hint
+        told = fault(lambda n=name: job(only, lora=n))
+        assert "found another; allow it with --allow-model" in told.hint
     told = fault(lambda: job(only, lora="owner/loras@main/a.safetensors:0.5"))
     assert "--allow-model" not in told.hint  # allowed, but there is no hub here
     assert fault(lambda: job(Catalogue([str(models)]))).column == "model"
