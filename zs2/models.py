@@ -197,9 +197,9 @@ def load_pipeline(
         ModelError: when the weights cannot be had or loaded.
     """
     import torch
-    from safetensors import SafetensorError
 
     from zs2.checkpoints import folders, parts, single_file
+    from zs2.checkpoints.quiet import brief, part_of
 
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = torch_dtype or (torch.float32 if device.type == "cpu" else torch.float16)
@@ -214,16 +214,18 @@ def load_pipeline(
             pipe = single_file.load(info, info.configuration, dtype, kwargs)
         else:
             pipe = folders.load(info, dtype, kwargs)
-        parts.check_loaded(info.name, info.configuration or info.location, pipe)
-    except ModelError:
+    except (ModelError, MemoryError, torch.OutOfMemoryError):
         raise
     except pickle.UnpicklingError as error:  # its own message advises to read without restraint
         raise ModelError(
             f"model {info.name!r}: expected tensors only in the pickles of {info.location}, found "
             "more; get the model as safetensors"
         ) from error
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # a folder put together wrongly makes the libraries raise anything
+        part = part_of(error) or "pipeline"
         raise ModelError(
-            f"model {info.name!r}: its weights cannot be loaded from {info.location}: {error}"
+            f"model {info.name!r}: expected a {part} that loads from {info.location}, found that it "
+            f"cannot be loaded: {brief(error)}; check this part, or copy or save the model again"
         ) from error
+    parts.check_loaded(info.name, info.configuration or info.location, pipe)
     return pipe.to(device)

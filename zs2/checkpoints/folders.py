@@ -118,6 +118,13 @@ def info_of(
             f"found {in_channels}{_INPAINTING if in_channels == 2 * channels + 1 else ''}; "
             "use a checkpoint that samples from text, or InstructPix2Pix"
         )
+    conditioned = unet.get("addition_embed_type") == "text_time"
+    if conditioned != (pipeline == "StableDiffusionXLPipeline"):
+        raise ModelError(
+            f"model {name!r}: expected the UNet of a {pipeline} in unet/config.json, found one "
+            f"{'of' if conditioned else 'not of'} Stable Diffusion XL (addition_embed_type "
+            f"{unet.get('addition_embed_type')}); copy or save the whole model again"
+        )
     return ModelInfo(
         name,
         location,

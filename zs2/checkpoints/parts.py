@@ -77,6 +77,21 @@ def check_loaded(name: str, where: str, pipe: Any) -> None:
         tokenizer, encoder = (getattr(pipe, each, None) for each in (part, reader))
         if tokenizer is not None and encoder is not None:
             _check_tokenizer(f"model {name!r}", f"the {part} in {where}", tokenizer, encoder)
+    _check_width(name, where, pipe)
+
+
+def _check_width(name: str, where: str, pipe: Any) -> None:
+    encoders = [pipe.components[part] for part in _READERS.values() if part in pipe.components]
+    wanted = pipe.unet.config.cross_attention_dim
+    # a caller may do without an encoder, and a UNet may project what it reads
+    if None in encoders or not isinstance(wanted, int) or pipe.unet.config.encoder_hid_dim_type:
+        return
+    width = sum(encoder.config.hidden_size for encoder in encoders)
+    if wanted != width:
+        raise ModelError(
+            f"model {name!r}: expected text encoders of {wanted} features in {where}, as many as its UNet "
+            f"attends to; found {width}: parts of several models; {_AGAIN}"
+        )
 
 
 def _check_tokenizer(model: str, what: str, tokenizer: Any, encoder: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests import tiny_models
 from tests.original_layout import write_single_file
 from zs2.checkpoints import parts
 from zs2.models import ModelError, describe, load_pipeline
@@ -81,3 +82,100 @@ def test_every_part_needs_its_configuration(model: Path, file: str):
     (model / file).unlink()
     with pytest.raises(ModelError, match=rf"model '.*expected .*{file}"):
         describe(str(model))
+
+
+def change(path: Path, **entries: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+@pytest.mark.parametrize(
+    ("file", "entry", "part"),
+    [
+        ("scheduler/scheduler_config.json", {"beta_start": "x"}, "scheduler"),
+        ("text_encoder/config.json", {"hidden_size": 7}, "text_encoder"),
+        ("unet/config.json", {"norm_num_groups": "x"}, "unet"),
+    ],
+)
+def test_whatever_a_library_raises_names_the_part(
+    model: Path, file: str, entry: dict[str, Any], part: str
+):
+    """A TypeError, a validation error, a ValueError: one ModelError of one line."""
+    change(model / file, **entry)
+    with pytest.raises(ModelError, match=rf"expected a {part} that loads from .*model, found") as e:
+        load_pipeline(describe(str(model)))
+    assert "\n" not in str(e.value)
+
+
+def test_a_broken_tokenizer_is_named(model: Path):
+    """A KeyError of transformers, with its kind."""
+    (model / "tokenizer" / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"a tokenizer that loads .* KeyError: 'added_tokens'"):
+        load_pipeline(describe(str(model)))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, "OutOfMemoryError"])
+def test_what_is_no_fault_of_the_model_passes(
+    model: Path, error: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """An interrupt and a full memory stay what they are."""
+    import diffusers
+    import torch
+
+    kind = getattr(torch, error) if isinstance(error, str) else error
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise kind
+
+    monkeypatch.setattr(diffusers.DDIMScheduler, "from_pretrained", interrupted)
+    with pytest.raises(kind):
+        load_pipeline(describe(str(model)))
+
+
+@pytest.fixture(scope="module")
+def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sdxl")
+    tiny_models.sdxl(folder).save_pretrained(folder / "model")
+    return folder / "model"
+
+
+def put(part: Path, into: Path) -> None:
+    shutil.rmtree(into / part.name)
+    shutil.copytree(part, into / part.name)
+
+
+def test_another_familys_unet_is_refused(model: Path, sdxl: Path):
+    """SDXL's UNet in Stable Diffusion 1 and the reverse: it would fail at the first step."""
+    put(sdxl / "unet", model)
+    with pytest.raises(ModelError, match=r"of a StableDiffusionPipeline .* one of Stable Diffusio"):
+        describe(str(model))
+
+
+def test_another_familys_text_encoder_is_refused(model: Path, sdxl: Path):
+    """One of another width than the UNet attends to."""
+    shutil.rmtree(model / "text_encoder")
+    shutil.copytree(sdxl / "text_encoder_2", model / "text_encoder")
+    with pytest.raises(ModelError, match=r"expected text encoders of 16 features .* found 24"):
+        load_pipeline(describe(str(model)))
+
+
+def test_a_tensor_of_another_shape_is_named(model: Path, sdxl: Path):
+    """The tensor, its shape and the expected one; no advice that only programs could follow."""
+    name = "diffusion_pytorch_model.safetensors"
+    shutil.copy(sdxl / "unet" / name, model / "unet" / name)
+    with pytest.raises(
+        ModelError, match=r"unet .*: \S+ of shape \[.*\] where \[.*\] is expec"
+    ) as e:
+        load_pipeline(describe(str(model)))
+    assert "low_cpu_mem_usage" not in str(e.value)
+
+
+def test_a_part_that_lacks_a_tensor(model: Path):
+    """What is absent is named, not left without values."""
+    from safetensors.torch import load_file, save_file
+
+    path = model / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    del tensors["mid_block.resnets.0.conv1.bias"]
+    save_file(tensors, path)
+    with pytest.raises(ModelError, match=r"all tensors of the unet .*1 missing.* mid_block\.resn"):
+        load_pipeline(describe(str(model)))
