@@ -11,8 +11,8 @@ Reading order, one concept a file:
 5. `sampler`    `ZS2Sampler`: the above around a diffusers pipeline
 
 What the sampler leans on: `schedulers` (step noise that follows the clip), `conditions` (text and source
-clips, frame by frame), `controlnet` (guidance inside the segments), `decoding`, `request` (a call,
-checked).
+clips, frame by frame), `controlnet` (guidance inside the segments), `decoding`, `arguments` and `request`
+(a call, checked), `clip` (its result).
 
 Checkpoints: `models` (names, families), `addons` (ControlNet, LoRA, IP-Adapter), `checkpoints` (their
 files). Signals: `control` (edges, depth), `optical_flow`, `metrics`. What ZS² is compared with:
@@ -26,13 +26,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zs2.attention import momentum_matrix
+    from zs2.clip import Clip
     from zs2.noise import dependency_noise, kl_divergence
-    from zs2.sampler import Clip, ZS2Sampler
+    from zs2.sampler import ZS2Sampler
 
 __all__ = ["Clip", "ZS2Sampler", "dependency_noise", "kl_divergence", "momentum_matrix"]
 
 _HOMES = {
-    "Clip": "zs2.sampler",
+    "Clip": "zs2.clip",
     "ZS2Sampler": "zs2.sampler",
     "dependency_noise": "zs2.noise",
     "kl_divergence": "zs2.noise",

@@ -17,11 +17,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zs2.arguments import is_one_clip, whole
+from zs2.clip import Clip
 from zs2.conditions import EMBEDS
 from zs2.config import DEFAULTS, ClipConfig
 from zs2.noise import SQRT_E
 from zs2.request import Prompt, seeds_of, storyboards_of
-from zs2.sampler import Clip, ZS2Sampler
+from zs2.sampler import ZS2Sampler
 from zs2.schedulers import Part, part, step_index
 
 # Text2Video-Zero's t0 and t1 are 44 and 47 of 50 steps: 5 and 2 steps from the noise.

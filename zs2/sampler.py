@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from zs2 import noise as noise_models
 from zs2.arguments import Pictures, check_names, per_frame, real, whole
 from zs2.attention import MomentumState, momentum_attention
+from zs2.clip import Clip
 from zs2.conditions import EMBEDS, TextEncoding, source_latents
 from zs2.config import DEFAULTS, ClipConfig
 from zs2.controlnet import ControlRun, check_fits, check_pipeline, picture_pipeline
@@ -41,33 +42,6 @@ from zs2.schedulers import scheduling
 from zs2.segments import segmented
 
 OUTPUT_TYPES = ("np", "pil", "latent")
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One sampled clip.
-
-    Attributes:
-        frames: RGB, 0..255; None with output_type="latent".
-        latents: what the pipeline denoised, before decoding.
-        prompts: one, or one per segment.
-        seed: what `seed=` renders the clip again (with the same `latents`, where they were given); None
-            when a generator was given.
-        trace: λ reached and α used per frame pair; None when latents were given.
-    """
-
-    frames: UInt8[np.ndarray, "frame height width 3"] | None
-    latents: Float[Tensor, "frame channel h w"]
-    prompts: tuple[str, ...]
-    seed: int | None
-    trace: NoiseTrace | None
-
-    @property
-    def images(self) -> list[Any]:
-        """The frames as PIL pictures."""
-        from PIL import Image
-
-        return [] if self.frames is None else [Image.fromarray(frame) for frame in self.frames]
 
 
 class ZS2Sampler:
