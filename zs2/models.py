@@ -129,7 +129,7 @@ def parameters(info: ModelInfo) -> int | None:
     Raises:
         ModelError: a file that is not whole.
     """
-    from zs2.checkpoints import folders, hub, single_file, weights
+    from zs2.checkpoints import folders, hub, parts, single_file, weights
 
     try:
         if info.configuration is not None:
@@ -143,10 +143,7 @@ def parameters(info: ModelInfo) -> int | None:
         index = folders.read_json(info.name, folder / "model_index.json")
         return weights.parameters(folder, names, index)
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"model {info.name!r}: expected whole safetensors files, found that {error}; "
-            "copy or download them again"
-        ) from error
+        raise parts.not_whole(info.name, error) from error
 
 
 def names_model(model: str, listed: Iterable[str]) -> bool:
@@ -212,6 +209,7 @@ def load_pipeline(
     try:
         if info.configuration is not None:
             pipe = single_file.load(info, info.configuration, dtype, kwargs)
+            parts.check_loaded(info.name, info.configuration, pipe)
         else:
             pipe = folders.load(info, dtype, kwargs)
     except (ModelError, MemoryError, torch.OutOfMemoryError):
@@ -227,5 +225,4 @@ def load_pipeline(
             f"model {info.name!r}: expected a {part} that loads from {info.location}, found that it "
             f"cannot be loaded: {brief(error)}; check this part, or copy or save the model again"
         ) from error
-    parts.check_loaded(info.name, info.configuration or info.location, pipe)
     return pipe.to(device)

@@ -256,10 +256,11 @@ def parameters_of(pipe: Any) -> int:
 def test_parameters_are_counted_from_headers(model_copy: Path, tiny_pipe):
     """The count is the pipeline's own; a folder with weights cut off is a ModelError."""
     assert parameters(describe(str(model_copy))) == parameters_of(tiny_pipe)
+    info = describe(str(model_copy))
     weights = model_copy / "vae" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-5])
-    with pytest.raises(ModelError, match="expected whole safetensors files, found that its header"):
-        parameters(describe(str(model_copy)))
+    with pytest.raises(ModelError, match="expected whole safetensors files, found that vae/"):
+        parameters(info)
 
 
 @pytest.fixture
@@ -391,13 +392,6 @@ def test_broken_own_defaults_are_refused(model_copy: Path, text: str):
     (model_copy / "zs2.json").write_text(text)
     with pytest.raises(ModelError, match=r"zs2.json"):
         describe(str(model_copy))
-
-
-def test_corrupt_weights_fail_at_loading_with_the_models_name(model_copy: Path):
-    """Weights that cannot be read are a ModelError, not a traceback from a library."""
-    next((model_copy / "unet").glob("*.safetensors")).write_bytes(b"not safetensors")
-    with pytest.raises(ModelError, match=r"expected a unet that loads .* cannot be loaded"):
-        load_pipeline(describe(str(model_copy)))
 
 
 def test_zs2_mini_is_bundled():

@@ -53,6 +53,11 @@ def describe(
     parts.check_files(name, location or str(folder), index, names, without=without)
     selection = weights.select(index, names, half=False, without=without)
     check_weights(name, location or str(folder), selection, is_trusted)
+    if revision is None:
+        for half in (False, True):  # which one will be loaded depends on the machine
+            parts.check_headers(
+                name, folder, weights.select(index, names, half=half, without=without)
+            )
     return info_of(
         name,
         location or str(folder),
@@ -226,6 +231,11 @@ def read_json(name: str, path: Path) -> dict[str, Any]:
 
 
 def load(info: ModelInfo, dtype: torch.dtype, kwargs: Mapping[str, Any]) -> Any:
+    """Load a described folder's or repository's pipeline, on the CPU.
+
+    Raises:
+        ModelError: files are missing or not whole, or of several models.
+    """
     import diffusers
     import torch
 
@@ -241,7 +251,8 @@ def load(info: ModelInfo, dtype: torch.dtype, kwargs: Mapping[str, Any]) -> Any:
         index = hub.fetch(repository, CONFIGS, quiet=True)
         selection = _selection(info, index, hub.file_names(repository), half, given)
         folder = hub.fetch(repository, (*selection.configuration, *selection.weights))
-    return getattr(diffusers, info.pipeline).from_pretrained(
+    counts = parts.check_headers(info.name, folder, selection)
+    pipe = getattr(diffusers, info.pipeline).from_pretrained(
         folder,
         dtype=dtype,
         variant=selection.variant,
@@ -250,6 +261,8 @@ def load(info: ModelInfo, dtype: torch.dtype, kwargs: Mapping[str, Any]) -> Any:
         local_files_only=True,
         **kwargs,
     )
+    parts.check_loaded(info.name, info.location, pipe, counts)
+    return pipe
 
 
 def _selection(

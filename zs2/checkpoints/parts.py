@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from zs2.checkpoints import weights
@@ -18,6 +19,14 @@ _CONFIGURATIONS = {
 _READERS = {"tokenizer": "text_encoder", "tokenizer_2": "text_encoder_2"}
 # Either is a whole vocabulary. Without one transformers makes a tokenizer that knows no words.
 _VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+# A tensor that no other part has, by the end of its name.
+_TELLTALES = {
+    "unet": "time_embedding.linear_1.weight",
+    "vae": "decoder.conv_in.weight",
+    "text_encoder": "token_embedding.weight",
+    "text_encoder_2": "token_embedding.weight",
+    "image_encoder": "patch_embedding.weight",
+}
 _AGAIN = "copy, download or save the whole model again"
 
 
@@ -59,19 +68,69 @@ def check_files(
             )
 
 
-def check_loaded(name: str, where: str, pipe: Any) -> None:
+def check_headers(name: str, folder: Path, selection: weights.Selection) -> dict[str, int]:
+    """Refuse weights that are not whole, or of another part; pickles are not looked into.
+
+    Args:
+        folder: has the selection's files.
+
+    Returns:
+        Part → how many numbers its files hold.
+
+    Raises:
+        ModelError: with the file, or with the part.
+    """
+    files = [file for file in selection.weights if file not in selection.pickled]
+    tensors: dict[str, list[str]] = {}
+    counts: dict[str, int] = {}
+    for file in files:
+        try:
+            header = weights.read_named(folder, file)
+        except (OSError, ValueError) as error:
+            raise not_whole(name, error) from error
+        part = file.partition("/")[0]
+        tensors.setdefault(part, []).extend(header.shapes)
+        counts[part] = counts.get(part, 0) + header.parameters()
+    for part, names in tensors.items():
+        wanted = _TELLTALES.get(part, "")
+        if not any(tensor.endswith(wanted) for tensor in names):
+            raise ModelError(
+                f"model {name!r}: expected the weights of a {part} (…{wanted}) in {folder / part}, found "
+                f"those of something else ({min(names, default='nothing')}, …); {_AGAIN}"
+            )
+    return counts
+
+
+def not_whole(name: str, error: Exception) -> ModelError:
+    """What to say of weights whose header cannot be read or does not fit the file."""
+    return ModelError(
+        f"model {name!r}: expected whole safetensors files, found that {error}; "
+        "copy or download them again"
+    )
+
+
+def check_loaded(name: str, where: str, pipe: Any, counts: Mapping[str, int] | None = None) -> None:
     """Refuse a loaded pipeline of which a tensor is missing, or a tokenizer is not its encoder's.
+
+    Args:
+        counts: from `check_headers`, of the parts that were loaded from there.
 
     Raises:
         ModelError: with the part, and what of it does not fit.
     """
     for part, module in pipe.components.items():
-        tensors = module.named_parameters() if hasattr(module, "named_parameters") else ()
-        absent = [tensor for tensor, values in tensors if values.is_meta]
+        tensors = dict(module.named_parameters()) if hasattr(module, "named_parameters") else {}
+        absent = [tensor for tensor, values in tensors.items() if values.is_meta]
         if absent:
             raise ModelError(
                 f"model {name!r}: expected all tensors of the {part} in {where}, found {len(absent)} "
                 f"missing, the first of them {absent[0]}; {_AGAIN}"
+            )
+        needed = sum(values.numel() for values in tensors.values())
+        if needed > (found := (counts or {}).get(part, needed)):  # the rest would be random
+            raise ModelError(
+                f"model {name!r}: expected the {needed:,} numbers of the {part} in {where}, found "
+                f"{found:,}; {_AGAIN}"
             )
     for part, reader in _READERS.items():
         tokenizer, encoder = (getattr(pipe, each, None) for each in (part, reader))

@@ -90,7 +90,7 @@ def parameters(folder: Path, names: Collection[str], index: Mapping[str, Any]) -
         selection = select(index, names, half=half)
         files = [folder / name for name in selection.weights]
         if not selection.pickled and all(file.is_file() for file in files):
-            return sum(read_header(file).parameters() for file in files)
+            return sum(read_named(folder, name).parameters() for name in selection.weights)
     return None
 
 
@@ -144,6 +144,18 @@ class Header:
             for name, shape in self.shapes.items()
             if self.dtypes[name] in _FLOATS and name.startswith(prefixes or ("",))
         )
+
+
+def read_named(folder: Path, name: str) -> Header:
+    """Read the header of a file of a folder.
+
+    Raises:
+        OSError: not to be read. ValueError: no whole safetensors file; it is named.
+    """
+    try:
+        return read_header(folder / name)
+    except ValueError as error:
+        raise ValueError(f"{name} is none: {error}") from error
 
 
 def read_header(path: Path) -> Header:

@@ -179,3 +179,41 @@ def test_a_part_that_lacks_a_tensor(model: Path):
     save_file(tensors, path)
     with pytest.raises(ModelError, match=r"all tensors of the unet .*1 missing.* mid_block\.resn"):
         load_pipeline(describe(str(model)))
+
+
+@pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "text_encoder/model"])
+@pytest.mark.parametrize("spoil", ["half", "other"])
+def test_weights_that_are_not_whole_are_refused(model: Path, part: str, spoil: str):
+    """Half a file, or one of another format: found by its header, before anything is planned, also in
+    a half-precision variant beside whole weights."""
+    path = model / f"{part}.safetensors"
+    content = path.read_bytes()
+    spoilt = content[: len(content) // 2] if spoil == "half" else b"not safetensors"
+    path.with_suffix(".fp16.safetensors").write_bytes(spoilt)
+    with pytest.raises(ModelError, match=rf"whole safetensors files, found that {part}.fp16.saf"):
+        describe(str(model))
+    path.with_suffix(".fp16.safetensors").replace(path)
+    with pytest.raises(ModelError, match=rf"whole safetensors files, found that {part}.safetens"):
+        describe(str(model))
+
+
+def test_weights_of_another_part_are_refused(model: Path):
+    """transformers would start from random weights, and the videos would be noise."""
+    shutil.copy(
+        model / "vae" / "diffusion_pytorch_model.safetensors",
+        model / "text_encoder" / "model.safetensors",
+    )
+    with pytest.raises(ModelError, match=r"weights of a text_encoder .* \(decoder\.conv_in\.bias"):
+        describe(str(model))
+
+
+def test_a_text_encoder_that_lacks_a_tensor(model: Path):
+    """transformers would fill it with random numbers."""
+    from safetensors.torch import load_file, save_file
+
+    path = model / "text_encoder" / "model.safetensors"
+    tensors = load_file(path)
+    del tensors[next(name for name in tensors if "mlp.fc1.weight" in name)]
+    save_file(tensors, path)
+    with pytest.raises(ModelError, match=r"numbers of the text_encoder in .*, found [\d,]+; copy"):
+        load_pipeline(describe(str(model)))
