@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,12 +30,19 @@ _NOT_METADATA = frozenset(
     {"status", "stage", "error_type", "error_message", "attempts", "node", "started_at", "recipe"}
 )
 
+# What differs between messages of one cause: columns that name files or models, absolute paths, and
+# the row of the manifest that a problem begins with.
+_NAMING = ("control_video", "source_video", "ip_adapter_image", "controlnet", "ip_adapter")
+_PATH = re.compile(r"(?<![\w.…])/[^\s:;,()'\"]+")
+_PLACE = re.compile(r"^.*? row \d+: ")
+
 
 @dataclass
 class Tally:
     """What happened in this run, added up as rows end.
 
     Attributes:
+        frames: of finished videos.
         wall_seconds: from the first row's start to the last one's end.
         device_seconds: sampler actors times wall seconds: what a GPU would be billed for.
     """
@@ -49,7 +57,7 @@ class Tally:
 
     def add(self, row: ResultRow, report: Mapping[str, Any] | None = None) -> None:
         self.statuses[row.status] += 1
-        self.frames += row.num_frames or 0
+        self.frames += (row.num_frames or 0) if row.status == "ok" else 0
         self.unet_calls += (report or {}).get("unet_calls", 0)
         self.native_pictures += (report or {}).get("native_pictures", 0.0)
         for stage in STAGES:
@@ -100,7 +108,6 @@ def summarise(
     """
     wall = tally.wall_seconds
     hours = tally.device_seconds / 3600
-    ended = sum(tally.statuses.values())
     sampling = tally.seconds["sample"] if tally.native_pictures else 0.0
     return {
         "run_id": run_id,
@@ -114,7 +121,7 @@ def summarise(
             round(tally.native_pictures / sampling, 3) if sampling else None
         ),
         "wall_seconds": round(wall, 3),
-        "clips_per_second": round(ended / wall, 4) if wall else 0.0,
+        "clips_per_second": round(tally.statuses["ok"] / wall, 4) if wall else 0.0,
         "frames_per_second": round(tally.frames / wall, 4) if wall else 0.0,
         "seconds_by_stage": {stage: round(tally.seconds[stage], 3) for stage in STAGES},
         "device_hours": round(hours, 6),
@@ -159,18 +166,47 @@ def _metadata_batches(folder: RunFolder) -> Iterator[pa.RecordBatch]:
         yield from table.select(names).combine_chunks().to_batches()
 
 
-def failures_by_cause(folder: RunFolder) -> list[tuple[str, str, str, int, str]]:
-    """Failed and invalid rows grouped: (stage, error type, first line, rows, one id), most first."""
-    causes: Counter[tuple[str, str, str]] = Counter()
-    example: dict[tuple[str, str, str], str] = {}
+class Cause(NamedTuple):
+    """A reason for which rows failed, and one of them.
+
+    Attributes:
+        message: the first line, with names of files, models and the row itself as `…`.
+        example: a row's id; `told` is its own first line, whole.
+    """
+
+    stage: str
+    error: str
+    message: str
+    rows: int
+    example: str
+    told: str
+
+
+def failures_by_cause(folder: RunFolder) -> list[Cause]:
+    """Failed and invalid rows grouped by what is wrong, whatever the file; most rows first."""
+    rows: Counter[tuple[str, str, str]] = Counter()
+    examples: dict[tuple[str, str, str], tuple[str, str]] = {}
     for row in iter_results(folder.root):
         if row.status == "ok":
             continue
-        message = (row.error_message or "").splitlines()
-        cause = (row.stage or row.status, row.error_type or "", message[0] if message else "")
-        causes[cause] += 1
-        example.setdefault(cause, row.id)
-    return [(*cause, count, example[cause]) for cause, count in causes.most_common()]
+        told = next(iter((row.error_message or "").splitlines()), "")
+        cause = (row.stage or row.status, row.error_type or "", _without_names(row, told))
+        rows[cause] += 1
+        examples.setdefault(cause, (row.id, told))
+    return [Cause(*cause, count, *examples[cause]) for cause, count in rows.most_common()]
+
+
+def _without_names(row: ResultRow, message: str) -> str:
+    """A message as other rows with the same trouble have it."""
+    if row.status == "invalid":
+        message = _PLACE.sub("", message)
+    values = parameters_of(row)
+    names = [values.get(column) for column in _NAMING if isinstance(values.get(column), str)]
+    names += [row.model, *values.get("lora", ())]
+    for name in sorted({name for name in names if name}, key=len, reverse=True):
+        message = re.sub(rf"[^\s'\"(]*{re.escape(name)}(?!\w)", "…", message)
+    message = _PATH.sub("…", message)
+    return re.sub(rf"(?<![\w./-]){re.escape(row.id)}(?![\w./-])", "…", message)
 
 
 def parameters_of(row: ResultRow) -> dict[str, Any]:

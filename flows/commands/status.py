@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.console import duration, table
+from flows.console import duration
 from flows.errors import UsageError
 from manifests.ledger import iter_results, known
 from manifests.run_file import read_json
 from manifests.storage import RunFolder
 from tasks.publish import failures_by_cause
+
+MOST_SHOWN = 400  # characters of a cause; the example has its message whole
 
 
 def status(out: Path) -> dict[str, Any]:
@@ -42,10 +44,7 @@ def status(out: Path) -> dict[str, Any]:
         "left": left,
         "rows_per_second": rate,
         "eta_seconds": left / rate if rate else None,
-        "failures": [
-            {"stage": stage, "error": kind, "message": message, "rows": rows, "example": example}
-            for stage, kind, message, rows, example in failures_by_cause(folder)
-        ],
+        "failures": [cause._asdict() for cause in failures_by_cause(folder)],
     }
 
 
@@ -78,10 +77,14 @@ def text(report: Mapping[str, Any]) -> str:
         lines.append(
             f"{report['rows_per_second']:.2f} rows/s, about {duration(report['eta_seconds'])} left"
         )
-    if report["failures"]:
-        rows = [
-            (f"{f['rows']:,}×", f["stage"], f["error"], f["message"][:100], f"e.g. {f['example']}")
-            for f in report["failures"]
-        ]
-        lines.append(table(rows, ("rows", "stage", "error", "message", "row")))
+    for cause in report["failures"]:
+        lines.append(
+            f"{cause['rows']:,}× {cause['stage']}, {cause['error']}: {_cut(cause['message'])}"
+        )
+        is_same = cause["told"] == cause["message"]
+        lines.append(f"    e.g. {cause['example']}" + ("" if is_same else f": {cause['told']}"))
     return "\n".join(lines)
+
+
+def _cut(message: str) -> str:
+    return message if len(message) <= MOST_SHOWN else message[: MOST_SHOWN - 1] + "…"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from flows.commands import status
 from flows.console import Progress, duration, size, table
 from manifests.result import ResultRow
 from tasks.plan import Plan
@@ -32,6 +33,26 @@ def test_table_aligns_columns() -> None:
     lines = table([("a", "bb"), ("ccc", "")], ("x", "header")).splitlines()
     assert lines == ["x    header", "a    bb", "ccc"]
     assert table([]) == ""
+
+
+def test_status_says_causes_first_and_one_row_whole() -> None:
+    """A cause with its count, then one row's own message, uncut however long its path is."""
+    told = f"{'/long/folder' * 50}/a.mp4: expected a video"
+    cause = {
+        "stage": "sample",
+        "error": "ClipError",
+        "rows": 1200,
+        "message": "…: expected a video",
+    }
+    report = {
+        **{"out": "o", "state": "finished", "error": None, "rows_per_second": None, "rows": 1200},
+        **{"ok": 0, "failed": 1200, "invalid": 0, "left": 0},
+        "failures": [cause | {"example": "r7", "told": told}],
+    }
+    assert status.text(report).splitlines()[2:] == [
+        "1,200× sample, ClipError: …: expected a video",
+        f"    e.g. r7: {told}",
+    ]
 
 
 def test_progress_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -169,12 +170,12 @@ def test_rows_that_left_the_manifest_leave_the_ledger(folder: RunFolder):
 
 
 def test_summary(folder: RunFolder):
-    """Counts by status of the ledger and of this run, seconds by stage, rates over the wall clock,
-    device-hours and their cost; the file holds what is returned."""
+    """Counts by status of the ledger and of this run, seconds by stage, rates of finished videos over
+    the wall clock, device-hours and their cost; the file holds what is returned."""
     rows = [
         ok_row(folder, "a"),
         ok_row(folder, "b", seconds_temporal=1.0),
-        failed_row("c", "sample", "E", "m"),
+        replace(failed_row("c", "sample", "E", "m"), num_frames=3),
     ]
     summary = publish_rows(folder, rows, price_per_hour=3.6)
     assert summary == json.loads(folder.summary_file.read_text("utf-8"))
@@ -183,7 +184,7 @@ def test_summary(folder: RunFolder):
         **{"sample": 4.0, "temporal": 1.0, "spatial": 0.0, "assemble": 1.0},
     }
     assert (summary["frames"], summary["unet_calls"], summary["wall_seconds"]) == (6, 12, 10.0)
-    assert (summary["clips_per_second"], summary["frames_per_second"]) == (0.3, 0.6)
+    assert (summary["clips_per_second"], summary["frames_per_second"]) == (0.2, 0.6)
     assert summary["native_pictures_per_second"] == 96 / 4.0
     assert summary["device_hours"] == pytest.approx(20 / 3600, abs=1e-6)
     assert summary["cost"] == pytest.approx(0.02, abs=1e-6)
@@ -234,9 +235,49 @@ def test_failures_by_cause(folder: RunFolder):
     assert causes[0][:4] == ("sample", "SamplingError", "NaN", 2)
     assert causes[0][4] in ("b", "c")
     assert sorted(causes[1:]) == [
-        ("assemble", "AssembleError", "disk full", 1, "a"),
-        ("validate", "InvalidRow", "height: 37", 1, "i"),
+        ("assemble", "AssembleError", "disk full", 1, "a", "disk full"),
+        ("validate", "InvalidRow", "height: 37", 1, "i", "height: 37"),
     ]
+
+
+def test_one_cause_with_many_names_is_one_cause(folder: RunFolder):
+    """Rows whose messages differ in their own files, models, paths and ids alone stand together; the
+    example keeps its message, path and all."""
+    long = "/a/very/long/folder" * 8
+    rows = [
+        *(
+            replace(
+                failed_row(
+                    f"clip{i}", "sample", "ClipError", f"{long}/c {i}.mp4: expected a video"
+                ),
+                params=json.dumps({"source_video": f"c {i}.mp4"}),
+            )
+            for i in range(3)
+        ),
+        *(
+            replace(
+                failed_row(
+                    f"m{i}", "sample", "ModelError", f"model 'o/n{i}': expected weights (m{i})"
+                ),
+                model=f"o/n{i}",
+            )
+            for i in range(2)
+        ),
+    ]
+    for i in range(2):
+        message = (
+            f"/in/m.parquet row {i}: control_video: expected a video, found none at /in/{i}.mp4"
+        )
+        rows.append(ResultRow(f"i{i}", "", "invalid", "validate", "InvalidRow", message))
+    journal(folder, rows)
+    found = {cause.message: cause for cause in failures_by_cause(folder)}
+    assert {message: cause.rows for message, cause in found.items()} == {
+        "…: expected a video": 3,
+        "model '…': expected weights (…)": 2,
+        "control_video: expected a video, found none at …": 2,
+    }
+    cause = found["…: expected a video"]
+    assert cause.told == f"{long}/c {cause.example.removeprefix('clip')}.mp4: expected a video"
 
 
 def test_parameters_of(folder: RunFolder):
