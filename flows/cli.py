@@ -44,7 +44,7 @@ RootOption = Annotated[
     list[Path] | None,
     typer.Option(
         "--input-root",
-        help="A folder for clips and pictures, beside the manifest's own; repeatable.",
+        help="A folder where clips and pictures are looked for after the manifest's; repeatable.",
     ),
 ]
 TrustOption = Annotated[

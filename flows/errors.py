@@ -8,6 +8,7 @@ import sys
 # By name, so that asking does not import Ray or torch; an error's module is loaded when it occurs.
 _BAD_USAGE = {
     "flows.errors.UsageError",
+    "manifests.inputs.RootError",
     "manifests.read.ManifestError",
     "manifests.row.RowError",
     "tasks.clips.ClipError",

@@ -16,14 +16,27 @@ PICTURE_COLUMNS = ("ip_adapter_image",)  # these take one picture, no folder
 REMEMBERED = 50_000  # files, about 500 bytes each; one that is met again later is hashed again
 
 
+class RootError(ValueError):
+    """An input root that is no folder."""
+
+
 class InputFiles:
     """Finds the clips and pictures of rows. Each file is hashed once (of the last 50,000).
 
     Args:
         roots: folders that rows may read from, beside their manifest's own; None allows all.
+
+    Raises:
+        RootError: a root that is no folder.
     """
 
     def __init__(self, roots: Sequence[str | Path] | None = ()) -> None:
+        for root in roots or ():
+            if not Path(root).is_dir():
+                found = "is no folder" if Path(root).exists() else "does not exist"
+                raise RootError(
+                    f"input root {root}: expected a folder, but it {found}; check its name"
+                )
         self.roots = None if roots is None else tuple(Path(root).resolve() for root in roots)
         self._found = lru_cache(REMEMBERED)(self._find)
         self._hash = lru_cache(REMEMBERED)(content_hash)
@@ -32,7 +45,8 @@ class InputFiles:
         """The row's input files by column, links resolved.
 
         Args:
-            base: the folder that relative names count from; the row's manifest lies there.
+            base: the folder that relative names count from; the row's manifest lies there. What is
+                not there is looked for under each root in turn.
 
         Raises:
             RowError: for each that is outside the allowed folders or not there.
@@ -64,7 +78,7 @@ class InputFiles:
 
     def _find(self, column: str, name: str, base: Path) -> Path:
         try:
-            path = (base / name).resolve()
+            path = self._place(name, base).resolve()
             self._check_inside(column, name, path, base)
             if path.is_dir() and column not in PICTURE_COLUMNS:
                 for entry in path.iterdir():
@@ -81,13 +95,21 @@ class InputFiles:
         else:
             found = f"{found} at {path}"
         expected = "a picture" if column in PICTURE_COLUMNS else "a video or a folder of images"
-        hint = f"relative names count from {base.resolve()}"
+        hint = f"relative names count from {' or '.join(map(str, self._folders(base)))}"
         raise RowError([Fault(column, expected, found, hint)])
+
+    def _folders(self, base: Path) -> tuple[Path, ...]:
+        return (base.resolve(), *(self.roots or ()))
+
+    def _place(self, name: str, base: Path) -> Path:
+        """Where a name is first found; beside the manifest where it is nowhere."""
+        places = [folder / name for folder in self._folders(base)]
+        return next((place for place in places if place.exists()), places[0])
 
     def _check_inside(self, column: str, name: str, path: Path, base: Path) -> None:
         if self.roots is None:
             return
-        allowed = (base.resolve(), *self.roots)
+        allowed = self._folders(base)
         if not any(path.is_relative_to(folder) for folder in allowed):
             expected = f"a path inside {' or '.join(map(str, allowed))}"
             found = f"{describe(name)}, which is {path}"

@@ -45,7 +45,7 @@ def sample(
             and pictures that the command line itself names may lie anywhere.
 
     Raises:
-        UsageError, RowError, ManifestError, ModelError: before anything is rendered.
+        UsageError, RowError, RootError, ManifestError, ModelError: before anything is rendered.
         SamplingError, AssembleError, ClipError, PromptError, ModelError: while rendering.
         RenderError: what else the libraries found wrong then.
     """
@@ -56,10 +56,10 @@ def sample(
     if safety_checker not in ("on", "off"):
         raise UsageError(f"--safety-checker: expected on or off, found {safety_checker!r}")
     defaults = parse_defaults(pairs)
+    inputs = InputFiles(input_roots)
     if source is not None:
         raw = _row_of(source, row_id, prompts)
         row, own, base = parse_row(raw.values, defaults), raw.values, Path(raw.file).parent
-        inputs = InputFiles(input_roots)
     else:
         own = defaults | _values_from_words(prompts, out, seed, model, defaults)
         row, base, inputs = parse_row(own), Path.cwd(), InputFiles(None)

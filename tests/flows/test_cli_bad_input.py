@@ -427,6 +427,20 @@ def test_input_roots(tmp_path: Path) -> None:
     assert_refused(zs2("sample", "a", "--set", "control=canny", *out), "control_video", "no value")
 
 
+def test_an_input_root_that_is_not_there(tmp_path: Path) -> None:
+    """Refused by every command that takes one."""
+    manifest, gone = rows({})(tmp_path), ["--input-root", tmp_path / "gone"]
+    out = ["-o", tmp_path / "a.mp4"]
+    commands = (
+        ["render"],
+        ["plan"],
+        ["manifest", "validate"],
+        ["sample", *out, "--id=r0", "--from"],
+    )
+    for command in commands:
+        assert_refused(zs2(*command, manifest, *gone), "gone: expected a folder", "does not exist")
+
+
 def test_a_clip_or_prompt_that_cannot_be_used(tmp_path: Path) -> None:
     """What `zs2 sample` finds out only when it reads the clip or the prompt is told in one message,
     with the remedy, as everything else."""

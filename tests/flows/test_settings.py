@@ -52,6 +52,7 @@ def test_every_bad_option_is_named_in_one_message() -> None:
 def test_input_roots_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`zs2 retry` reads them in another working folder; the catalogue is made of the settings."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "clips").mkdir()
     settings = settings_of(
         defaults=None, input_roots=[Path("clips")], allow_models=["a/b"], trust_pickles=["c/d"]
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from manifests.digest import content_hash
-from manifests.inputs import InputFiles
+from manifests.inputs import InputFiles, RootError
 from manifests.read import open_manifest
 from manifests.row import Fault, ManifestRow, RowError, parse_row
 from manifests.validate import check_rows
@@ -73,6 +73,32 @@ def test_nothing_outside_the_allowed_folders_is_read(base: Path, how: str):
     assert str(outside) in told.found and "--input-root" in told.hint
     for roots in ([base.parent], None):
         assert "source_video" in InputFiles(roots).find(asked, base)
+
+
+def test_a_name_that_is_not_beside_the_manifest_is_looked_for_under_each_root(base: Path):
+    """The first that is there wins, the manifest's folder before the roots; what is found must still
+    lie inside them."""
+    roots = [base.parent / "one", base.parent / "two"]
+    for folder in roots:
+        (folder / "in").mkdir(parents=True)
+        (folder / "in" / "far.mp4").write_bytes(b"far")
+        (folder / "clip.mp4").write_bytes(b"other")
+    (roots[1] / "last.mp4").write_bytes(b"last")
+    (roots[1] / "link.mp4").symlink_to(base.parent / "secret.mp4")
+    files = InputFiles(roots)
+    for name, folder in (("clip.mp4", base), ("in/far.mp4", roots[0]), ("last.mp4", roots[1])):
+        assert files.find(row(source_video=name), base)["source_video"] == folder / name
+    for name in ("link.mp4", "../secret.mp4"):
+        assert "a path inside" in fault(files, row(source_video=name), base).expected
+    told = fault(files, row(source_video="gone.mp4"), base)
+    assert told.hint == f"relative names count from {base} or {roots[0]} or {roots[1]}"
+
+
+def test_a_root_that_is_no_folder_is_refused(base: Path):
+    """Rather than taken as one that holds nothing."""
+    for name, found in (("gone", "does not exist"), ("clip.mp4", "is no folder")):
+        with pytest.raises(RootError, match=f"{name}: expected a folder, but it {found}"):
+            InputFiles([base / name])
 
 
 def test_what_is_not_there_is_told_with_the_place_that_was_looked_at(base: Path):
