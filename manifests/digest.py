@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from contextlib import suppress
 from hashlib import blake2b, file_digest, sha256
 from pathlib import Path
@@ -84,8 +84,8 @@ def _remember(known: Path, content: str) -> None:
 def folder_weights_hash(folder: str | Path) -> str:
     """What stands for a local model's revision: a hash over the names and contents of its files.
 
-    Hidden files, READMEs, licences and pictures do not count. `folder` may also be one file
-    (`.safetensors`), whose name then does not count either.
+    Links are followed. Hidden files, READMEs, licences and pictures do not count. `folder` may also
+    be one file (`.safetensors`), whose name then does not count either.
 
     Raises:
         FileNotFoundError: no such folder, or none of its files counts.
@@ -93,14 +93,25 @@ def folder_weights_hash(folder: str | Path) -> str:
     root = Path(folder)
     if root.is_file():
         return file_sha256(root)[:DIGEST_LENGTH]
-    files = sorted(
-        (path.relative_to(root).as_posix(), path)
-        for path in root.rglob("*")
-        if path.is_file() and _counts(path.relative_to(root))
-    )
-    if not files:
+    names = [path.relative_to(root) for path in _files(root) if path.is_file()]
+    counted = {name.as_posix(): file_sha256(root / name) for name in names if _counts(name)}
+    if not counted:
         raise FileNotFoundError(f"{root} holds no model files")
-    return digest_of({name: file_sha256(path) for name, path in files})
+    return digest_of(counted)
+
+
+def _files(folder: Path) -> Generator[Path]:
+    for root, folders, files in os.walk(folder, followlinks=True):
+        here = Path(root)
+        # a link to a folder around it would go on for ever
+        folders[:] = [name for name in folders if not _holds(here / name, here)]
+        yield from (here / name for name in files)
+
+
+def _holds(folder: Path, other: Path) -> bool:
+    """Whether a folder is another one or around it, links followed or not."""
+    real = folder.resolve()
+    return any(around.resolve().is_relative_to(real) for around in (other, *other.parents))
 
 
 def content_hash(path: str | Path) -> str:

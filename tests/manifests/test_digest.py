@@ -81,6 +81,22 @@ def test_a_single_file_model_is_hashed_by_content_and_links_are_followed(tmp_pat
     )
 
 
+def test_linked_folders_count(tmp_path: Path):
+    """A part that is a link has the hash of its files, and another one when they change; links in a
+    circle end."""
+    one = model(tmp_path / "one", model_index_json="{}", unet__w_st="abc")
+    two = model(tmp_path / "two", model_index_json="{}")
+    (two / "unet").symlink_to(one / "unet")
+    assert folder_weights_hash(two) == folder_weights_hash(one)
+    before = folder_weights_hash(two)
+    (one / "unet" / "w.safetensors").write_text("abd")
+    assert folder_weights_hash(two) == folder_weights_hash(one) != before
+    before = folder_weights_hash(two)
+    (one / "unet" / "round").symlink_to(two)
+    (one / "unet" / "up").symlink_to("..")
+    assert folder_weights_hash(two) == before
+
+
 def test_a_folder_without_model_files_is_an_error(tmp_path: Path):
     """An empty folder has no revision."""
     (tmp_path / "README.md").write_text("words")

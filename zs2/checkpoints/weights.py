@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -117,10 +118,20 @@ def _weights_of(part: str, library: str, names: Iterable[str]) -> dict[str | Non
 
 
 def names_in(folder: Path) -> list[str]:
-    """The files of a folder, relative, with `/`; none where there is no folder."""
-    return sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
-    )
+    """The files of a folder, relative, with `/`; links are followed. None where there is no folder."""
+    found: list[str] = []
+    for root, folders, files in os.walk(folder, followlinks=True):
+        here = Path(root)
+        # a link to a folder around it would go on for ever
+        folders[:] = [name for name in folders if not _holds(here / name, here)]
+        found += [(here / name).relative_to(folder).as_posix() for name in files]
+    return sorted(name for name in found if (folder / name).is_file())
+
+
+def _holds(folder: Path, other: Path) -> bool:
+    """Whether a folder is another one or around it, links followed or not."""
+    real = folder.resolve()
+    return any(around.resolve().is_relative_to(real) for around in (other, *other.parents))
 
 
 @dataclass(frozen=True)

@@ -217,3 +217,16 @@ def test_a_text_encoder_that_lacks_a_tensor(model: Path):
     save_file(tensors, path)
     with pytest.raises(ModelError, match=r"numbers of the text_encoder in .*, found [\d,]+; copy"):
         load_pipeline(describe(str(model)))
+
+
+def test_a_linked_part_is_as_good_as_its_own(model: Path, tiny_model: Path, tiny_pipe: Any):
+    """A part that is a link to another model's folder is described and loaded."""
+    import torch
+
+    shutil.rmtree(model / "unet")
+    (model / "unet").symlink_to(tiny_model / "unet")
+    ours, theirs = (
+        load_pipeline(describe(str(model))).unet.state_dict(),
+        tiny_pipe.unet.state_dict(),
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from zs2.checkpoints.weights import read_header, select
+from zs2.checkpoints.weights import names_in, read_header, select
 
 # As the repositories of SD 1.5 and SDXL list them, with the formats of other libraries.
 SD1: dict[str, Any] = {
@@ -129,3 +129,16 @@ def test_a_header_tells_names_shapes_and_numbers(tmp_path: Path):
     assert header.dtypes["a.weight"] == "F16"
     assert header.metadata == {"format": "pt"}
     assert (header.parameters(), header.parameters("a.")) == (7, 6)
+
+
+def test_links_are_followed_and_end(tmp_path: Path):
+    """Files of linked folders are named as if they lay there; links in a circle add none."""
+    (tmp_path / "one" / "unet").mkdir(parents=True)
+    (tmp_path / "one" / "unet" / "w").write_text("")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "unet").symlink_to("../one/unet")
+    (tmp_path / "one" / "unet" / "round").symlink_to(tmp_path / "two")
+    (tmp_path / "two" / "up").symlink_to(tmp_path)
+    (tmp_path / "two" / "gone").symlink_to("nowhere")
+    assert names_in(tmp_path / "two") == ["unet/w"]
+    assert names_in(tmp_path / "nowhere") == []
