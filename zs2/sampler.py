@@ -257,7 +257,7 @@ class ZS2Sampler:
         elif np.shape(latents) != (config.num_frames, *shape) or isinstance(latents, np.ndarray):
             raise ValueError(
                 f"latents: expected a tensor of shape {(config.num_frames, *shape)}, found "
-                f"{type(latents).__name__} of shape {np.shape(latents)}"
+                f"{type(latents).__name__} of shape {tuple(np.shape(latents))}"
             )
         if request.video is None:
             call |= {"height": height, "width": width}

@@ -507,7 +507,7 @@ def test_latents_are_frame_ones_noise(sampler: ZS2Sampler):
         ({"momentum": 0.5}, "momentum: expected none, as Text2Video-Zero settles it; leave it out"),
         ({"kl_target": 0.1}, "kl_target: expected none"),
         ({"chain": "anchor"}, "chain: expected none"),
-        ({"seed": -1}, "seed: expected 0 ≤ seed"),
+        ({"seed": -1}, "seed: expected a whole number of at least 0"),
         ({"seed": 1, "generator": torch.Generator()}, "expected seed or generator, found both"),
         ({"num_frames": 0}, "num_frames: expected a whole number of at least 1"),
     ],
