@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 BUNDLED = Path(__file__).parent / "mini"
 SINGLE_FILES = (".safetensors", ".ckpt")
+DTYPES = ("float16", "bfloat16", "float32")
+# Arguments of diffusers' `from_pretrained` that `load_pipeline` passes on, besides the pipeline's parts;
+# where its files come from is `describe`'s.
+OPTIONS = ("disable_mmap", "low_cpu_mem_usage", "quantization_config")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -175,7 +180,7 @@ def _describe_hub(model: str, is_trusted: bool) -> ModelInfo:
 def load_pipeline(
     info: ModelInfo,
     *,
-    torch_dtype: torch.dtype | None = None,
+    torch_dtype: torch.dtype | str | None = None,
     device: str | torch.device | None = None,
     safety_checker: Any = True,
     **kwargs: Any,
@@ -184,22 +189,23 @@ def load_pipeline(
     them, by torch's restricted unpickler), no remote code. From a hub only what is needed comes.
 
     Args:
-        torch_dtype: default float16 on a GPU, float32 on the CPU.
+        torch_dtype: or the name of one; default float16 on a GPU, float32 on the CPU.
         device: default the GPU when there is one.
         safety_checker: True honours the checkpoint's own, if it has one; False or None does
             without; else a checker to use. Stable Diffusion XL has none.
-        **kwargs: for the pipeline's own `from_pretrained`.
+        **kwargs: for the pipeline's own `from_pretrained`: its parts, and OPTIONS.
 
     Raises:
-        ModelError: when the weights cannot be had or loaded.
+        ModelError: when the weights cannot be had or loaded; a device that is not there, a dtype or
+            an argument that nothing takes.
     """
     import torch
 
     from zs2.checkpoints import folders, parts, single_file
     from zs2.checkpoints.quiet import brief, part_of
 
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dtype = torch_dtype or (torch.float32 if device.type == "cpu" else torch.float16)
+    where, dtype = placement(torch_dtype, device)
+    _check_arguments(info, kwargs)
     if safety_checker is not True and info.pipeline != "StableDiffusionXLPipeline":
         kwargs = {
             "safety_checker": safety_checker or None,
@@ -225,4 +231,52 @@ def load_pipeline(
             f"model {info.name!r}: expected a {part} that loads from {info.location}, found that it "
             f"cannot be loaded: {brief(error)}; check this part, or copy or save the model again"
         ) from error
-    return pipe.to(device)
+    return pipe.to(where)
+
+
+def placement(
+    torch_dtype: torch.dtype | str | None, device: str | torch.device | None
+) -> tuple[torch.device, torch.dtype]:
+    """Where a model goes, and in which precision: the GPU when there is one, else the CPU; float16
+    there, float32 here.
+
+    Args:
+        torch_dtype: one of torch's floating-point types, or a name of DTYPES.
+
+    Raises:
+        ModelError: a device that is not there, or another dtype.
+    """
+    import torch
+
+    wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(wanted)
+        torch.empty(0, device=found)
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
+        here = ", ".join(f"'cuda:{i}'" for i in range(torch.cuda.device_count()))
+        raise ModelError(
+            f"device {str(wanted)!r}: expected one that this machine's torch can use, which are "
+            f"'cpu'{here and ', '}{here}; found that it cannot ({str(error).splitlines()[0][:100]}); "
+            "leave the device out, or install torch for it"
+        ) from error
+    dtype = torch_dtype or (torch.float32 if found.type == "cpu" else torch.float16)
+    if isinstance(dtype, str) and dtype in DTYPES:
+        dtype = getattr(torch, dtype)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ModelError(
+            f"torch_dtype: expected {', '.join(DTYPES)} (by name, or torch's), found {torch_dtype!r}"
+        )
+    return found, dtype
+
+
+def _check_arguments(info: ModelInfo, kwargs: Mapping[str, Any]) -> None:
+    """Refuse what neither the pipeline nor its loader takes; diffusers would only log it."""
+    import diffusers
+
+    parts = set(signature(getattr(diffusers, info.pipeline)).parameters)
+    unknown = sorted(set(kwargs) - parts - set(OPTIONS))
+    if unknown:
+        raise ModelError(
+            f"model {info.name!r}: expected no argument {unknown[0]!r}; {info.pipeline} takes its parts "
+            f"({', '.join(sorted(parts))}) and {', '.join(OPTIONS)}; check the name"
+        )

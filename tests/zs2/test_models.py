@@ -369,6 +369,37 @@ def test_other_arguments_reach_the_pipeline(tiny_model: Path, tiny_pipe):
     assert pipe.vae is tiny_pipe.vae
 
 
+@pytest.mark.parametrize("family", ["sd1", "sdxl", "ip2p"])
+def test_an_argument_that_nothing_takes_is_refused(family: str, saved: Any):
+    """A misspelt part would be left out in silence; those of diffusers that zs2 sets are its own."""
+    info = describe(str(saved(family)))
+    for name in ("foo", "vea", "local_files_only", "trust_remote_code"):
+        with pytest.raises(ModelError, match=rf"no argument '{name}'; {info.pipeline} takes .*vae"):
+            load_pipeline(info, **{name: True})
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "mps:7"])
+def test_a_device_that_is_not_there_is_refused(tiny_model: Path, device: str):
+    """Named with those that are, whatever torch raises for it."""
+    with pytest.raises(
+        ModelError, match=rf"device '{device}': expected one .* 'cpu'.* leave the d"
+    ):
+        load_pipeline(describe(str(tiny_model)), device=device)
+
+
+def test_a_dtype_by_its_name(tiny_model: Path):
+    """The three names are as good as torch's own; another thing is refused, not taken for float32."""
+    import torch
+
+    info = describe(str(tiny_model))
+    for name in ("float16", "bfloat16", "float32"):
+        pipe = load_pipeline(info, torch_dtype=name, device="cpu")
+        assert pipe.unet.dtype == pipe.text_encoder.dtype == getattr(torch, name)
+    for other in ("half", "int8", torch.int8, 16):
+        with pytest.raises(ModelError, match="torch_dtype: expected float16, bfloat16, float32"):
+            load_pipeline(info, torch_dtype=other, device="cpu")
+
+
 def test_pickled_weights_are_refused(model_copy: Path):
     """Pickles can run code: refused by name, with the way out."""
     next((model_copy / "unet").glob("*.safetensors")).rename(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zs2.addons import PICKLED, AddOn, fetch_addon, is_as_saved
 from zs2.checkpoints.quiet import brief
-from zs2.models import ModelError
+from zs2.models import ModelError, placement
 
 _LAYERS = 2  # resnets a level, of all Stable Diffusion ControlNets
 _HEADS = 8  # of attention in Stable Diffusion 1; later families have heads of _HEAD_SIZE features
@@ -26,21 +26,20 @@ _TIME_EMBEDDING = 256  # of Stable Diffusion XL's added conditions
 def load_controlnet(
     addon: AddOn,
     *,
-    torch_dtype: torch.dtype | None = None,
+    torch_dtype: torch.dtype | str | None = None,
     device: str | torch.device | None = None,
 ) -> ControlNetModel:
     """Load a ControlNet from its folder (local or of a hub), or from a single file in diffusers' or
     the original layout.
 
     Args:
-        torch_dtype: default float16 on a GPU, float32 on the CPU.
+        torch_dtype: or the name of one; default float16 on a GPU, float32 on the CPU.
         device: default the GPU when there is one.
 
     Raises:
-        ModelError: when it cannot be had or loaded.
+        ModelError: when it cannot be had or loaded; a device that is not there.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dtype = torch_dtype or (torch.float32 if device.type == "cpu" else torch.float16)
+    where, dtype = placement(torch_dtype, device)
     path = fetch_addon(addon)
     net: Any
     try:
@@ -59,7 +58,7 @@ def load_controlnet(
             f"controlnet {addon.name!r}: expected the weights of a ControlNetModel in {path}, found "
             f"that they cannot be loaded: {brief(error)}; name another ControlNet"
         ) from error
-    return net.eval().to(device, dtype)
+    return net.eval().to(where, dtype)
 
 
 def _from_single_file(path: Path) -> ControlNetModel:
