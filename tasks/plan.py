@@ -74,6 +74,7 @@ class Plan:
     """The outcome of planning.
 
     Attributes:
+        done_native_pictures: of the done rows, as `Work` counts them: what measures their rate.
         digests: id → (digest, whether it is done) of every good row, compactly.
         shards: what to render, in order: the rows of one signature stand together.
         problems: those of the first bad rows; `invalid_rows` counts all of these.
@@ -82,6 +83,7 @@ class Plan:
 
     rows: int = 0
     done: int = 0
+    done_native_pictures: float = 0.0
     digests: Known = field(default_factory=Known)
     shards: list[Shard] = field(default_factory=list[Shard])
     problems: list[Problem] = field(default_factory=list[Problem])
@@ -135,6 +137,7 @@ def make_plan(
         done = _is_done(job, known, folder)
         plan.digests.put(job.row.id, job.digest, "ok" if done else "failed")
         plan.done += done
+        plan.done_native_pictures += job.native_pictures if done else 0.0
         if done or (only_failed and not _has_failed(job, known)):
             continue
         signature = job.signature

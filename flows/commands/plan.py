@@ -11,7 +11,7 @@ from flows.console import duration, size, table
 from flows.errors import UsageError
 from manifests.inputs import InputFiles
 from manifests.kinds import count
-from manifests.ledger import known
+from manifests.ledger import known, ledger_batches
 from manifests.read import open_manifest
 from manifests.row import parse_defaults
 from manifests.run_file import read_json
@@ -85,10 +85,26 @@ def _rate(given: float | None, folder: RunFolder | None, made: Plan) -> tuple[fl
         return float(
             summary["native_pictures_per_second"]
         ), "measured by the last run into this folder"
+    measured = _measured(folder, made) if folder else None
+    if measured:
+        return measured, "measured by the finished rows of this folder"
     locations = {shard.signature.location for shard in made.shards}
     if locations and all(location.endswith("zs2-mini") for location in locations):
         return MINI_PICTURES_PER_SECOND, "zs2-mini on one CPU core, as measured for zs2"
     return None, "unknown: give --rate, or -o a folder into which a few rows were rendered"
+
+
+def _measured(folder: RunFolder, made: Plan) -> float | None:
+    """Pictures a second of the rows that are done, by the ledger: the run that made them may have
+    left no summary."""
+    batches = ledger_batches(folder.root, ["id", "digest", "status", "seconds_sample"])
+    seconds = sum(
+        row["seconds_sample"] or 0.0
+        for batch in batches
+        for row in batch.to_pylist()
+        if row["status"] == "ok" and made.digests.is_done(row["id"], row["digest"])
+    )
+    return made.done_native_pictures / seconds if seconds else None
 
 
 def _controlled(work: Mapping[str, Any]) -> str:
@@ -100,7 +116,8 @@ def text(report: Mapping[str, Any]) -> str:
     """The plan as a table for people."""
     work = report["work"]
     hours, cost = report["device_hours"], report["cost"]
-    estimate = "unknown" if hours is None else f"{hours:.3f}"
+    source = report["rate_from"]
+    estimate = source if hours is None else f"{hours:.3f} ({source})"
     rows = [
         ("rows", f"{report['rows']:,} ({report['done']:,} done, {work['rows']:,} to render)"),
         ("frames", f"{work['frames']:,} sampled, {work['output_frames']:,} in the videos"),
@@ -123,7 +140,7 @@ def text(report: Mapping[str, Any]) -> str:
             f"about {size(work['video_bytes'])} of videos; "
             f"{size(work['latent_bytes'])} more with --keep-latents",
         ),
-        ("device-hours", f"{estimate} ({report['rate_from']})"),
+        ("device-hours", estimate),
     ]
     if work["controlled_pictures"]:
         rows.insert(3, ("with ControlNet", _controlled(work)))
