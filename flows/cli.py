@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -366,7 +367,7 @@ def manifest_columns(as_json: JsonOption = False) -> None:
     """Print the columns a manifest may have, with types and defaults."""
     from flows.commands import manifest as manifest_commands
 
-    print(manifest_commands.columns(as_json))
+    print(manifest_commands.columns(as_json, shutil.get_terminal_size().columns))
 
 
 def main() -> None:

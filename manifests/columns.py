@@ -199,7 +199,7 @@ _TABLE = (
         whole(1, 1000),
         None,
         "denoising steps",
-        default_text="50 (mini: its own)",
+        default_text="the model's",
     ),
     Column(
         "guidance_scale",
@@ -207,7 +207,7 @@ _TABLE = (
         number(0),
         None,
         "classifier-free guidance",
-        default_text="7.5 (mini: its own)",
+        default_text="the model's",
     ),
     Column("scheduler", "string", choice(SCHEDULERS), "ddim", "the denoising scheduler"),
     Column("noise", "string", choice(NOISES), "dependency", "the model of the initial noise"),

@@ -93,10 +93,12 @@ def sample(models: WarmModels, job: Job, latents_file: Path | None = None) -> Sa
     )[0]
     latents = clip.latents.detach().to("cpu", torch.float32).contiguous()
     if not torch.isfinite(latents).all():
-        raise SamplingError(
-            "expected finite latents, found NaN or infinity; lower guidance_scale, or use "
-            "--dtype float32 or bfloat16"
+        remedy = (
+            "look to the weights, the LoRAs and control_scale, or lower guidance_scale"
+            if sampler.pipe.unet.dtype == torch.float32
+            else "lower guidance_scale, or use --dtype float32 or bfloat16"
         )
+        raise SamplingError(f"expected finite latents, found NaN or infinity; {remedy}")
     kl = [] if clip.trace is None else [float(value) for value in clip.trace.kl]
     if latents_file:
         _write_latents(latents_file, latents, kl)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from flows.console import table
@@ -131,15 +132,24 @@ def _shown(value: object) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else str(value)
 
 
-def columns(as_json: bool) -> str:
-    """The columns with type, default, limits and meaning."""
+def columns(as_json: bool, width: int) -> str:
+    """The columns with type, default, limits and meaning, as JSON or in lines of at most `width`."""
     records = column_records()
     if as_json:
         return json.dumps(records, ensure_ascii=False)
-    rows = [(r["column"], r["type"], r["default"], r["expected"], _meaning(r)) for r in records]
-    return table(rows, ("column", "type", "default", "takes", "meaning"))
+    return "\n".join(line for record in records for line in _described(record, width))
 
 
-def _meaning(record: dict[str, str]) -> str:
-    missing = "" if record["built"] == "yes" else f" [not yet: {record['built']}]"
-    return record["meaning"] + missing
+def _described(record: Mapping[str, str], width: int) -> list[str]:
+    missing = "" if record["built"] == "yes" else f"not yet: {record['built']}"
+    head = f"{record['column']}: {record['type']}, default {record['default']}"
+    said = [record["meaning"], f"takes {record['expected']}", missing]
+    return [
+        *wrap(head, width, subsequent_indent="    "),
+        *(
+            line
+            for text in said
+            if text
+            for line in wrap(text, width, initial_indent="    ", subsequent_indent="    ")
+        ),
+    ]

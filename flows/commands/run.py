@@ -192,10 +192,11 @@ def _closing_lines(summary: Mapping[str, Any], folder: RunFolder, seconds: float
     if not any(rendered.values()):
         lines = [f"nothing to do: {rows['ok']} of {total} rows are ok"]
     else:
-        rate = summary["frames_per_second"]
+        rate, starting = summary["frames_per_second"], max(0.0, seconds - summary["wall_seconds"])
         lines = [
             f"{count(rendered['ok'], 'row')} rendered in {duration(seconds)} "
-            f"({count(summary['frames'], 'frame')}, {rate:.1f} frames/s); {rows['ok']} of {total} are ok"
+            f"({count(summary['frames'], 'frame')}, {rate:.1f} frames/s but for {duration(starting)} "
+            f"of starting and ending); {rows['ok']} of {total} are ok"
         ]
     if rows["failed"] or rows["invalid"]:
         lines.append(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from flows.commands import status
+from flows.commands import manifest, run, status
 from flows.console import Progress, duration, size, table
+from manifests.columns import COLUMNS
 from manifests.result import ResultRow
+from manifests.storage import RunFolder
 from tasks.plan import Plan
 
 
@@ -33,6 +37,30 @@ def test_table_aligns_columns() -> None:
     lines = table([("a", "bb"), ("ccc", "")], ("x", "header")).splitlines()
     assert lines == ["x    header", "a    bb", "ccc"]
     assert table([]) == ""
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_columns_fit_the_terminal(width: int) -> None:
+    """Every column begins a line, and no line is longer than the terminal is wide."""
+    lines = manifest.columns(False, width).splitlines()
+    assert max(map(len, lines)) <= width
+    heads = [line.partition(":")[0] for line in lines if not line.startswith(" ")]
+    assert heads == [*COLUMNS, "meta_*"]
+    assert "guidance_scale: float, default the model's" in lines
+
+
+def test_the_rate_is_said_with_the_clock_it_is_of(tmp_path: Path) -> None:
+    """The time that a run took holds its start and end; the rate does not, and says so."""
+    counts = {"ok": 4, "failed": 0, "invalid": 0}
+    summary = {
+        **{"rows": counts, "rendered": counts, "left": 0, "state": "finished", "frames": 44},
+        **{"frames_per_second": 4.4, "wall_seconds": 10.0},
+    }
+    said = run._closing_lines(summary, RunFolder(tmp_path), 34.0).splitlines()[0]
+    assert said == (
+        "4 rows rendered in 34 s (44 frames, 4.4 frames/s but for 24 s of starting and ending); "
+        "4 of 4 are ok"
+    )
 
 
 def test_status_says_causes_first_and_one_row_whole() -> None:

@@ -103,13 +103,26 @@ def test_damaged_latents_are_sampled_again(
     assert stages.sample(models, job, path).reused
 
 
-def test_nan_latents_are_an_error(tiny_job: TinyJob, tmp_path: Path):
-    """A clip that comes out as NaN is refused with a remedy, and its latents are not kept."""
+@pytest.mark.parametrize(
+    ("dtype", "remedy"),
+    [
+        (
+            torch.float32,
+            "look to the weights, the LoRAs and control_scale, or lower guidance_scale",
+        ),
+        (torch.bfloat16, "lower guidance_scale, or use --dtype float32 or bfloat16"),
+    ],
+)
+def test_nan_latents_are_an_error(
+    dtype: torch.dtype, remedy: str, tiny_job: TinyJob, tmp_path: Path
+):
+    """A clip that comes out as NaN is refused with a remedy that is not in force already, and its
+    latents are not kept."""
     job, path = tiny_job(), tmp_path / "x.safetensors"
     broken = WarmModels()
     with torch.no_grad():
-        broken.sampler(job).pipe.unet.conv_out.bias.fill_(float("nan"))
-    with pytest.raises(stages.SamplingError, match=r"found NaN or infinity; lower guidance_scale"):
+        broken.sampler(job).pipe.to(dtype).unet.conv_out.bias.fill_(float("nan"))
+    with pytest.raises(stages.SamplingError, match=f"found NaN or infinity; {remedy}$"):
         stages.sample(broken, job, path)
     assert not path.exists()
 
