@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -32,6 +33,7 @@ from tasks.render import Observer, RenderRun, plan, publish_run, render_shard
 
 log = logging.getLogger("zs2.flow")
 
+ECHO = 0.5  # seconds; `timeout` and other wrappers pass one Ctrl-C on that we have had already
 SHARDS_AT_ONCE = 2  # the next shard's rows follow without a gap; more would only wait
 
 
@@ -98,8 +100,8 @@ def render_manifest(
             )
             with _interruptible(run, called_by):
                 _render_shards(run, made)
-            title = Path(manifest).name
-            summary = publish_run(run, made, title, settings.price_per_hour)
+                title = Path(manifest).name
+                summary = publish_run(run, made, title, settings.price_per_hour)
         left = max(0, made.rows - len(known(folder.root)))
         state = "interrupted" if run.is_interrupted and left else "finished"
         summary = {**summary, "state": state, "left": left}
@@ -117,10 +119,11 @@ def _told_how_it_ended(folder: RunFolder, run_file: dict[str, Any]) -> Generator
     try:
         yield
     except BaseException as error:  # Ctrl-C too
-        broken = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        reason = f"{type(error).__name__}: {error}"
-        log.error("%s", broken, exc_info=error)
-        write_json(folder.run_file, {**run_file, "state": broken, "error": reason})
+        ended: dict[str, Any] = {"state": "interrupted"}
+        if not isinstance(error, KeyboardInterrupt):
+            ended = {"state": "failed", "error": f"{type(error).__name__}: {error}"}
+        log.error("%s", ended["state"], exc_info=error)
+        write_json(folder.run_file, {**run_file, **ended})
         raise
 
 
@@ -198,18 +201,23 @@ def _log_file(folder: RunFolder, run_id: str, caller: Caller) -> Generator[None]
 
 @contextmanager
 def _interruptible(run: RenderRun, caller: Caller) -> Generator[None]:
-    """Ctrl-C once: what is in flight ends, the ledger is written. Twice: stop at once."""
+    """Ctrl-C once: what is in flight ends, and what there is is published. Twice: stop at once."""
     # SIGTERM too on the command line; in a deployment it is Prefect's, who cancels runs with it.
     signals = [signal.SIGINT] if caller is NOBODY else [signal.SIGINT, signal.SIGTERM]
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    heard = 0.0
+
     def stop(number: int, frame: object) -> None:
-        if run.is_interrupted:
+        nonlocal heard
+        if not run.is_interrupted:
+            heard = time.monotonic()
+            run.interrupt()
+            caller.on_interrupt()
+        elif time.monotonic() - heard > ECHO:
             raise KeyboardInterrupt
-        run.interrupt()
-        caller.on_interrupt()
 
     previous = {number: signal.signal(number, stop) for number in signals}
     try:

@@ -65,8 +65,9 @@ def started(manifest: Path, tmp_path: Path) -> Iterator[Started]:
 
 def test_ctrl_c_in_mid_run(started: Started, manifest: Path) -> None:
     """While a run is going on `status` says so, and a second run on its folder is refused at once
-    with exit code 1 and the first one's name. Ctrl-C then ends the first: what is in flight ends,
-    the ledger is written, exit code 130, no process is left. The same command renders the rest,
+    with exit code 1 and the first one's name. Ctrl-C then ends the first, also one that arrives
+    twice at once: what is in flight ends, what there is is published, exit code 130, no process is
+    left, and `plan` has a rate. The same command renders the rest,
     touches none of the finished files, and exits 0."""
     out = started.out
     assert wait_until(lambda: started.rows_ended() >= 1, TIME_LIMIT)
@@ -80,7 +81,9 @@ def test_ctrl_c_in_mid_run(started: Started, manifest: Path) -> None:
     assert (report["state"], report["run_id"]) == ("running", run_id)
     assert report["ok"] >= 1 and report["left"] == 12 - report["ok"] > 0
 
-    started.to_the_group(signal.SIGINT)
+    for _ in range(2):  # as `timeout -s INT` does
+        started.to_the_group(signal.SIGINT)
+        time.sleep(0.02)
     code, said = started.end()
     assert code == 130, said
     assert "Traceback" not in said and "Error" not in said
@@ -89,7 +92,12 @@ def test_ctrl_c_in_mid_run(started: Started, manifest: Path) -> None:
     report = json.loads(zs2("status", out, "--json").out)
     assert report["state"] == "interrupted"
     assert 0 < report["ok"] < 12 and report["left"] == 12 - report["ok"]
+    assert report["error"] is None
     assert len(list((out / "results").glob("part-*"))) == 1
+    for name in ("index.html", "metadata.parquet", "summary.json"):
+        assert (out / name).is_file()
+    plan = json.loads(zs2("plan", manifest, "-o", out, "--json").out)
+    assert plan["device_hours"] > 0 and plan["rate_from"].startswith("measured")
 
     before = {path: path.stat().st_mtime_ns for path in (out / "videos").rglob("*.mp4")}
     assert len(before) == report["ok"]
@@ -107,14 +115,14 @@ def test_ctrl_c_twice_in_mid_run(started: Started) -> None:
     and what had ended is still known."""
     assert wait_until(lambda: started.rows_ended() >= 1, TIME_LIMIT)
     started.to_the_group(signal.SIGINT)
-    time.sleep(0.3)
+    time.sleep(1.0)
     started.to_the_group(signal.SIGINT)
     code, said = started.end()
     assert code == 130, said
     assert "Traceback" not in said
     assert wait_until(lambda: processes(started.mark) == {}, 120)
     report = json.loads(zs2("status", started.out, "--json").out)
-    assert report["state"] != "running"
+    assert report["state"] == "interrupted" and report["error"] is None
     assert report["ok"] >= 1 and report["left"] > 0
 
 
