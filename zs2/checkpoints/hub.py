@@ -135,8 +135,9 @@ def _errors_of(name: str) -> Generator[None]:
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(
-            f"model {name!r}: expected a repository on {ENDPOINT}, the hub gave no such model; "
-            "check the name, or set HF_TOKEN to a token that may read it if it is private"
+            f"model {name!r}: expected a folder {Path(name).absolute()}, or a repository on {ENDPOINT}; "
+            "found no such folder, and the hub gave no such model; check the name and the folder from "
+            "which you name it, or set HF_TOKEN to a token that may read it if it is private"
         ) from error
     except RevisionNotFoundError as error:
         raise ModelError(

@@ -192,7 +192,8 @@ def test_errors_of_names_say_what_is_wrong(hub: HubServer, ask: Ask, files):
     absent = f"owner/model@{'0' * 40}"
     found = ask("owner/none", "owner/model@none", absent, "owner/gated", "owner/lora", "a--b/c")
     errors = {name: value["error"] for name, value in found.items() if name != "torch"}
-    assert f"expected a repository on {hub.url}, the hub gave no such" in errors["owner/none"]
+    assert f"a folder {ROOT / 'owner/none'}, or a repository on {hub.url};" in errors["owner/none"]
+    assert "and the hub gave no such model; check the name" in errors["owner/none"]
     assert "expected a branch, tag or commit after '@'" in errors["owner/model@none"]
     assert "expected a branch, tag or commit after '@'" in errors[absent]
     assert "found that it is gated; accept its terms there" in errors["owner/gated"]
