@@ -2,7 +2,7 @@
 
 Each is described before it is loaded, from its name, its configuration and the headers of its files;
 `use_loras`, `use_ip_adapter` and `load_controlnet` then put it to work. Weights are safetensors; pickled
-ones are refused unless a setting trusts them.
+ones are refused unless they are named as trusted.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def _beside(kind: str, file: str) -> list[str]:
 
 def _split_weight(name: str) -> tuple[str, float]:
     bare, colon, text = name.rpartition(":")
-    if not colon:
+    if not colon or Path(name).expanduser().exists():  # a file's own name may have a colon
         return name, 1.0
     try:
         weight = float(text)
@@ -267,7 +267,8 @@ def _check_format(kind: str, name: str, file: str, is_trusted: bool) -> None:
             kind,
             name,
             f".safetensors weights; found pickled weights {file}, which can run code",
-            "name a .safetensors file, or trust this one by a setting",
+            "name a .safetensors file, or trust this one (--trust-pickle on the command line, trusted= "
+            "in Python) if you know where it comes from",
         )
     if not file.endswith(_FORMATS):
         raise _error(kind, name, f".safetensors weights; found {file}", "name a .safetensors file")

@@ -54,6 +54,20 @@ def test_a_bad_weight_is_refused(lora: Path, text: str):
         describe_addon("lora", f"{lora}{text}")
 
 
+def test_a_name_that_is_there_as_a_whole_is_no_weight(lora: Path):
+    """A colon in a file's or folder's own name; a weight can still follow."""
+    named = lora.rename(lora.with_name("v1:2.safetensors"))
+    found = [describe_addon("lora", f"{named}{weight}") for weight in ("", ":0.5")]
+    assert [(addon.location, addon.weight) for addon in found] == [
+        (str(named), 1),
+        (str(named), 0.5),
+    ]
+    folder = lora.parent / "style:3"
+    folder.mkdir()
+    save_file(LORA, folder / "x.safetensors")
+    assert describe_addon("lora", str(folder)).weight == 1
+
+
 def test_a_folder_means_its_one_lora(lora: Path):
     """One file, or the name that diffusers gives; of several others one must be named."""
     folder = lora.parent
@@ -120,7 +134,7 @@ def test_pickles_are_refused_unless_trusted(tmp_path: Path):
     layers = tiny_addons.lora_layers(pipe, 1, text=False)["unet"]
     torch.save({f"unet.{name}": tensor for name, tensor in layers.items()}, path)
     for name in (path, path.parent):
-        with pytest.raises(ModelError, match=r"pickled weights lora\.bin, which can run code"):
+        with pytest.raises(ModelError, match=r"lora\.bin, which .*--trust-pickle .*trusted="):
             describe_addon("lora", str(name))
         for trusted in (path, path.parent):
             found = describe_addon("lora", str(name), trusted=[str(trusted)])

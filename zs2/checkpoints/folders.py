@@ -188,8 +188,8 @@ def check_weights(name: str, where: str, selection: weights.Selection, is_truste
         raise ModelError(
             f"model {name!r}: expected .safetensors weights in {where}/{part}, found pickled weights "
             f"{file}, which can run code; save the pipeline with save_pretrained(folder, "
-            "safe_serialization=True), or name the model as trusted (--trust-pickle) if you know where it "
-            "comes from"
+            "safe_serialization=True), or name the model as trusted (--trust-pickle, or "
+            "trusted= in Python) if you know where it comes from"
         )
 
 

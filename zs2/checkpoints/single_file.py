@@ -177,8 +177,8 @@ def _read(name: str, path: Path, is_trusted: bool) -> weights.Header:
     if not is_trusted:
         raise ModelError(
             f"model {name!r}: expected a .safetensors file, found pickled weights, which can run "
-            "code; get the checkpoint as safetensors, or name the file as trusted (--trust-pickle) if you "
-            "know where it comes from"
+            "code; get the checkpoint as safetensors, or name the file as trusted (--trust-pickle, or "
+            "trusted= in Python) if you know where it comes from"
         )
     import pickle
 

@@ -124,5 +124,6 @@ def test_spoilt_weights_are_refused(tmp_path: Path):
         load_controlnet(describe_addon("controlnet", str(tmp_path / "less.safetensors")))
     weights["conv_in.weight"] = torch.zeros(3, 3, 3, 3)
     save_file(weights, folder / "diffusion_pytorch_model.safetensors")
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    misfit = r"cannot be loaded: conv_in\.weight of shape \[3, 3, 3, 3\] where \[8, 4, 3, 3\] is expected;"
+    with pytest.raises(ModelError, match=misfit):
         load_controlnet(describe_addon("controlnet", str(folder)))

@@ -223,6 +223,18 @@ def test_a_lora_that_does_not_fit_is_refused(files: dict[str, Any], pipe: Any, t
     assert not torch.equal(picture(pipe), wanted)
 
 
+def test_a_lora_of_another_size_names_the_tensor(pipe: Any, tmp_path: Path):
+    """The layers have their names here and other widths, as with a larger model of the family."""
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_k"
+    tensors = {
+        f"{layer}.lora_A.weight": torch.ones(2, 17),
+        f"{layer}.lora_B.weight": torch.ones(17, 2),
+    }
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(ModelError, match=r"to_k\S+ of shape \[2, 17\] where \[2, 16\] is expected"):
+        use_loras(pipe, [describe_addon("lora", str(tmp_path / "x.safetensors"))])
+
+
 def test_the_same_lora_twice_is_refused(files: dict[str, Any], pipe: Any):
     """diffusers would take the last weight silently."""
     with pytest.raises(ModelError, match="expected each LoRA once"):
