@@ -170,7 +170,7 @@ class Cause(NamedTuple):
     """A reason for which rows failed, and one of them.
 
     Attributes:
-        message: the first line, with names of files, models and the row itself as `…`.
+        message: the first line, with names of files and models as `…`.
         example: a row's id; `told` is its own first line, whole.
     """
 
@@ -203,10 +203,11 @@ def _without_names(row: ResultRow, message: str) -> str:
     values = parameters_of(row)
     names = [values.get(column) for column in _NAMING if isinstance(values.get(column), str)]
     names += [row.model, *values.get("lora", ())]
-    for name in sorted({name for name in names if name}, key=len, reverse=True):
+    # A bare word could be any word of the message.
+    names = [name for name in names if name and ("/" in name or "." in name)]
+    for name in sorted(set(names), key=len, reverse=True):
         message = re.sub(rf"[^\s'\"(]*{re.escape(name)}(?!\w)", "…", message)
-    message = _PATH.sub("…", message)
-    return re.sub(rf"(?<![\w./-]){re.escape(row.id)}(?![\w./-])", "…", message)
+    return _PATH.sub("…", message)
 
 
 def parameters_of(row: ResultRow) -> dict[str, Any]:

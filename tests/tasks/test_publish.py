@@ -241,7 +241,7 @@ def test_failures_by_cause(folder: RunFolder):
 
 
 def test_one_cause_with_many_names_is_one_cause(folder: RunFolder):
-    """Rows whose messages differ in their own files, models, paths and ids alone stand together; the
+    """Rows whose messages differ in their own files, models and paths alone stand together; the
     example keeps its message, path and all."""
     long = "/a/very/long/folder" * 8
     rows = [
@@ -257,9 +257,10 @@ def test_one_cause_with_many_names_is_one_cause(folder: RunFolder):
         *(
             replace(
                 failed_row(
-                    f"m{i}", "sample", "ModelError", f"model 'o/n{i}': expected weights (m{i})"
+                    f"m{i}", "sample", "ModelError", f"model 'o/n{i}': expected weights of a model"
                 ),
                 model=f"o/n{i}",
+                params=json.dumps({"ip_adapter_image": "a"}),
             )
             for i in range(2)
         ),
@@ -273,7 +274,7 @@ def test_one_cause_with_many_names_is_one_cause(folder: RunFolder):
     found = {cause.message: cause for cause in failures_by_cause(folder)}
     assert {message: cause.rows for message, cause in found.items()} == {
         "…: expected a video": 3,
-        "model '…': expected weights (…)": 2,
+        "model '…': expected weights of a model": 2,
         "control_video: expected a video, found none at …": 2,
     }
     cause = found["…: expected a video"]
