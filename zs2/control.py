@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from zs2.models import ModelError
+from zs2.models import ModelError, placement
 
 if TYPE_CHECKING:
     import torch
@@ -72,14 +72,12 @@ def load_depth_model(
     Raises:
         ModelError: a model of another kind, or one that cannot be had or loaded.
     """
-    import torch
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
 
     from zs2.addons import PICKLED, fetch_addon
     from zs2.checkpoints.quiet import quiet
 
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dtype = torch_dtype or (torch.float32 if device.type == "cpu" else torch.float16)
+    device, dtype = placement(torch_dtype, device)
     path = fetch_addon(addon)
     try:
         with quiet():

@@ -73,7 +73,7 @@ class ZS2Sampler:
         cls,
         model: str | Path = "zs2-mini",
         *,
-        torch_dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | str | None = None,
         device: str | torch.device | None = None,
         trusted: Sequence[str] = (),
         **kwargs: Any,
