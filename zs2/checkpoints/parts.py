@@ -19,13 +19,13 @@ _CONFIGURATIONS = {
 _READERS = {"tokenizer": "text_encoder", "tokenizer_2": "text_encoder_2"}
 # Either is a whole vocabulary. Without one transformers makes a tokenizer that knows no words.
 _VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-# A tensor that no other part has, by the end of its name.
+# A tensor that no other part has, by the end of its name; an AutoencoderTiny's names are others.
 _TELLTALES = {
-    "unet": "time_embedding.linear_1.weight",
-    "vae": "decoder.conv_in.weight",
-    "text_encoder": "token_embedding.weight",
-    "text_encoder_2": "token_embedding.weight",
-    "image_encoder": "patch_embedding.weight",
+    "unet": ("time_embedding.linear_1.weight",),
+    "vae": ("decoder.conv_in.weight", "decoder.layers.0.weight"),
+    "text_encoder": ("token_embedding.weight",),
+    "text_encoder_2": ("token_embedding.weight",),
+    "image_encoder": ("patch_embedding.weight",),
 }
 _AGAIN = "copy, download or save the whole model again"
 
@@ -92,10 +92,10 @@ def check_headers(name: str, folder: Path, selection: weights.Selection) -> dict
         tensors.setdefault(part, []).extend(header.shapes)
         counts[part] = counts.get(part, 0) + header.parameters()
     for part, names in tensors.items():
-        wanted = _TELLTALES.get(part, "")
+        wanted = _TELLTALES.get(part, ("",))
         if not any(tensor.endswith(wanted) for tensor in names):
             raise ModelError(
-                f"model {name!r}: expected the weights of a {part} (…{wanted}) in {folder / part}, found "
+                f"model {name!r}: expected the weights of a {part} (…{wanted[0]}) in {folder / part}, found "
                 f"those of something else ({min(names, default='nothing')}, …); {_AGAIN}"
             )
     return counts
