@@ -118,6 +118,7 @@ class Job:
 
     @property
     def signature(self) -> Signature:
+        """What the job shares with those that need no switch after it."""
         engine, net = self.engine, self.conditions.controlnet
         return Signature(
             self.model.location,

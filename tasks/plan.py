@@ -53,6 +53,7 @@ class Work:
     latent_bytes: int = 0
 
     def add(self, job: Job) -> None:
+        """Count one more job that is to be rendered."""
         row = job.row
         height, width = row.height or 0, row.width or 0
         pixels = height * width * row.spatial_scale**2

@@ -99,6 +99,7 @@ class _Pair:
         return cls(a, b, forward, backward, seen_a, seen_b)
 
     def is_cut(self) -> bool:
+        """Whether a scene ends between the two frames: little of either is seen in the other."""
         if max(self.seen_a.mean(), self.seen_b.mean()) >= _CUT_VISIBLE:
             return False
         return (

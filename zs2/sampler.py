@@ -170,7 +170,8 @@ class ZS2Sampler:
             TypeError: for an argument that neither this call nor the pipeline's has.
             PromptError: a prompt too long, with long_prompt="fail".
         """
-        check_names(type(picture_pipeline(self.pipe)), _ARGUMENTS, pipe_kwargs)
+        pipe = picture_pipeline(self.pipe)
+        check_names(type(pipe), _ARGUMENTS, pipe_kwargs)
         config = ClipConfig(
             num_frames=whole("num_frames", num_frames),
             segment_frames=segment_frames and whole("segment_frames", segment_frames),
@@ -228,8 +229,10 @@ class ZS2Sampler:
         storyboards = storyboards_of(prompt, embeds, num_videos_per_prompt)
         seeds = seeds_of(seed, len(storyboards), num_videos_per_prompt, generator)
         clips = [
-            self._sample(storyboard, request, generator or torch.Generator().manual_seed(clip_seed))
-            for storyboard, clip_seed in zip(storyboards, seeds, strict=True)
+            self._sample(
+                pipe, prompts, request, generator or torch.Generator().manual_seed(own_seed)
+            )
+            for prompts, own_seed in zip(storyboards, seeds, strict=True)
         ]
         if generator is None:
             clips = [replace(clip, seed=s) for clip, s in zip(clips, seeds, strict=True)]
@@ -244,12 +247,11 @@ class ZS2Sampler:
         return decode(self.pipe, latents)
 
     def _sample(
-        self, prompts: tuple[str, ...], request: Request, generator: torch.Generator
+        self, pipe: Any, prompts: tuple[str, ...], request: Request, generator: torch.Generator
     ) -> Clip:
         config, call = request.config, dict(request.call)
-        pipe = picture_pipeline(self.pipe)
         height, width = request.size
-        scale = self.pipe.vae_scale_factor
+        scale = pipe.vae_scale_factor
         shape = (pipe.vae.config.latent_channels, height // scale, width // scale)
         latents, trace = request.latents, None
         if latents is None:
@@ -284,9 +286,8 @@ class ZS2Sampler:
         config = request.config
         state = MomentumState(config.momentums, config.chain)
         control = None
-        several = (
-            config.num_frames > 1
-        )  # one frame is its own average: its attention stays the user's
+        # one frame is its own average: its attention stays the user's
+        several = config.num_frames > 1
         with ExitStack() as contexts:
             if several:
                 contexts.enter_context(momentum_attention(pipe.unet, state))

@@ -143,9 +143,9 @@ def segmented(
     try:
         yield
     finally:
-        if unet.__dict__.get("forward") is not forward:
-            pass  # the pipeline has put its offload hooks on anew
-        elif had_own:
+        # not ours any more where the pipeline has put its offload hooks on anew
+        is_ours = unet.__dict__.get("forward") is forward
+        if is_ours and had_own:
             unet.forward = whole
-        else:
+        elif is_ours:
             del unet.forward
