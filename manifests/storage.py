@@ -103,6 +103,10 @@ class RunFolder:
             raise ValueError(f"not a digest and an id: {describe(digest)}, {describe(row_id)}")
         return self.videos / digest[:2] / f"{row_id}{SUFFIXES[codec]}"
 
+    def has_video(self, digest: str, row_id: str, codec: str) -> bool:
+        """Whether a finished video lies where `video_path` says."""
+        return self.video_path(digest, row_id, codec).exists()
+
     def latents_path(self, sample_digest: str) -> Path:
         """latents/<sample digest>.safetensors"""
         if not _DIGEST.fullmatch(sample_digest):

@@ -195,7 +195,7 @@ def _job(raw: RawRow, row: ManifestRow, catalogue: Catalogue, engine: Engine) ->
 def _is_done(job: Job, known: Known | None, folder: RunFolder | None) -> bool:
     if known is None or not known.is_done(job.row.id, job.digest):
         return False
-    return folder is None or folder.video_path(job.digest, job.row.id, job.row.codec).exists()
+    return folder is None or folder.has_video(job.digest, job.row.id, job.row.codec)
 
 
 def _has_failed(job: Job, known: Known | None) -> bool:
