@@ -102,6 +102,7 @@ def render_manifest(
                 _render_shards(run, made)
                 title = Path(manifest).name
                 summary = publish_run(run, made, title, settings.price_per_hour)
+        folder.sweep_temporary()  # what actors that died in this run left
         left = max(0, made.rows - len(known(folder.root)))
         state = "interrupted" if run.is_interrupted and left else "finished"
         summary = {**summary, "state": state, "left": left}

@@ -6,6 +6,8 @@ and their folder synced. What a killed attempt leaves is swept by the next run.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -84,6 +86,10 @@ class RunFolder:
             StorageError: with the remedy.
         """
         try:
+            make_folder(self.root)
+            for ancestor in self.root.absolute().parents:
+                if os.access(ancestor, os.W_OK):  # a run that was killed may have made it just now
+                    sync_entry(ancestor)
             for folder in (self.videos, self.results, self.latents, self.logs):
                 make_folder(folder)
             probe = aside_path(self.results / "probe")
@@ -204,8 +210,7 @@ class RunFolder:
                     folders.remove(name)
                 path = Path(folder, name)
                 if _abandoned(path, match[1], int(match[2]), abandoned_after):
-                    _remove(path)
-                    swept += 1
+                    swept += _remove(path)
         return swept
 
 
@@ -265,8 +270,9 @@ def write_aside(path: Path) -> Generator[Path]:
 def publish_folder(path: Path) -> Generator[Path]:
     """As `write_aside`, for a folder: yields a fresh folder that becomes `path` as a whole.
 
-    What stood at `path` is moved away first and removed after; a crash between the two leaves no
-    folder there, never a mixture.
+    What stood at `path` is exchanged for it in one step and then removed. Where the file system
+    cannot exchange, it is moved away first: a crash between the two leaves no folder there, never
+    a mixture.
     """
     make_folder(path.parent)
     aside = aside_path(path)
@@ -277,29 +283,72 @@ def publish_folder(path: Path) -> Generator[Path]:
             for name in files:
                 sync(Path(folder, name))
             sync(Path(folder))
-        replaced = aside_path(path)
-        with suppress(FileNotFoundError):
-            path.rename(replaced)
-        aside.rename(path)
+        _put_folder(aside, path)
         sync(path.parent)
-        _remove(replaced)
     finally:
         _remove(aside)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
+def _put_folder(aside: Path, path: Path) -> None:
+    """Rename a folder to `path`. What stood there has the name `aside` afterwards, or is gone."""
+    while True:
+        try:
+            aside.rename(path)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        if _exchange(aside, path):
+            return
+        # Or gone meanwhile: another attempt of the row, of a run that was killed, may be at it too.
+        replaced = aside_path(path)
+        with suppress(FileNotFoundError):
+            path.rename(replaced)
+        _remove(replaced)
+
+
+_EXCHANGE, _HERE = 2, -100  # Linux: RENAME_EXCHANGE, AT_FDCWD
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two paths change their names in one step; whether the system could."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    names = os.fsencode(one), os.fsencode(other)
+    return renameat2 is not None and not renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE)
+
+
+def _remove(path: Path) -> bool:
+    """Remove a file or a folder; whether it went. A folder into which the encoder of an actor that
+    was killed still writes stays, for the next run's sweep."""
+    if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
+        return True
+    for _ in range(20):
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:  # another run's sweep, or the encoder's own doing
+            pass
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+        if not path.exists():
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents so that they outlast a power loss: each is synced into its
-    parent."""
+    parent, also one that is there, since its maker may have been killed before it came to that."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
+    sync_entry(folder)
+
+
+def sync_entry(folder: Path) -> None:
+    """fsync a folder's name into its parent."""
+    with suppress(PermissionError):  # what may not be read was not made by a run
         sync(folder.parent)
 
 

@@ -40,6 +40,7 @@ class StageFailure:
 
     Attributes:
         fatal: the actor is of no further use (a CUDA context is broken) and must be replaced.
+        again: something outside ended it; the row is tried again, as after its actor's death.
     """
 
     stage: str
@@ -47,13 +48,14 @@ class StageFailure:
     message: str
     details: str
     fatal: bool = False
+    again: bool = False
 
 
-def _failure(stage: str, error: Exception) -> StageFailure:
+def _failure(stage: str, error: Exception, *, again: bool = False) -> StageFailure:
     message = str(error) or type(error).__name__
     # After such an error every further CUDA call of the process fails.
     fatal = type(error).__name__ == "AcceleratorError" or "CUDA error" in message
-    return StageFailure(stage, type(error).__name__, message, traceback.format_exc(), fatal)
+    return StageFailure(stage, type(error).__name__, message, traceback.format_exc(), fatal, again)
 
 
 def _hide_foreign_gpus() -> None:
@@ -151,10 +153,14 @@ class AssembleActor:
     @ray.method(num_returns=2)
     def run(self, job: Job, frames: stages.Frames) -> tuple[Report | StageFailure, None]:
         """The file; no frames come back."""
+        from tasks.assemble import EncoderKilledError
+
         started = time.monotonic()
         path = stages.output_path(self.folder, job)
         try:
             report = stages.assemble_video(job, frames, path)
+        except EncoderKilledError as error:
+            return _failure("assemble", error, again=True), None
         except Exception as error:  # of any kind: one row's failure, told to the ledger
             return _failure("assemble", error), None
         report["file_name"] = self.folder.file_name(path)

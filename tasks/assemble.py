@@ -65,6 +65,10 @@ class AssembleError(RuntimeError):
     """A video could not be written. The message says why and what to do."""
 
 
+class EncoderKilledError(AssembleError):
+    """ffmpeg was ended by a signal, not by the frames: another attempt may well succeed."""
+
+
 @dataclass(frozen=True)
 class Assembled:
     """A video on disk. For a folder of PNGs `bytes` is their sum and `sha256` that of the lines
@@ -112,7 +116,8 @@ def assemble(
     18; webp's 0 to 100 (best), 90; the others have none and do not look at it. title, comment: go
     into the container where it has room for them (h264, ffv1), cut at 32,000 bytes.
 
-    Raises ValueError for bad arguments, AssembleError where writing or checking fails.
+    Raises ValueError for bad arguments, AssembleError where writing or checking fails, of these
+    EncoderKilledError where something outside ended ffmpeg.
     """
     chosen = _checked(frames, fps, codec, quality)
     executable = ffmpeg_executable(codec)
@@ -149,9 +154,13 @@ def ffmpeg_executable(codec: str = "h264") -> str:
     named = os.environ.get("ZS2_FFMPEG")
     if not named:
         system = shutil.which("ffmpeg")
-        with suppress(AssembleError):  # one that does not run is as good as none
+        try:
             if system and encoder in _encoders(system):
                 return system
+        except EncoderKilledError:  # the other one would give other bytes
+            raise
+        except AssembleError:  # one that does not run is as good as none
+            pass
         try:
             named = imageio_ffmpeg.get_ffmpeg_exe()
         except RuntimeError as error:
@@ -284,7 +293,8 @@ def _encode(command: list[str], frames: Array, cwd: Path | None) -> None:
             with suppress(BrokenPipeError):
                 process.stdin.close()
         if status != 0:
-            raise AssembleError(_explain(status, _tail(complaints)))
+            kind = EncoderKilledError if status < 0 else AssembleError
+            raise kind(_explain(status, _tail(complaints)))
 
 
 def _tail(complaints: IO[bytes]) -> str:
@@ -391,7 +401,8 @@ def _encoders(executable: str) -> frozenset[str]:
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        raise AssembleError(
+        killed = isinstance(error, subprocess.CalledProcessError) and error.returncode < 0
+        raise (EncoderKilledError if killed else AssembleError)(
             f"{executable} does not run ({error}); install ffmpeg, or point ZS2_FFMPEG to one"
         ) from error
     rows = (line.split() for line in answer.stdout.splitlines())

@@ -229,6 +229,9 @@ class Pipeline:
             log.info("row %s failed\n%s", flight.job.row.id, said.details)
             if said.fatal:
                 self._lose_actor(stage, worker, said.message, blame=False)
+            if said.again:
+                self._lose_row(flight, stage, said.message, said.error_type)
+                return
             self._fail(flight, said.stage, said.error_type, said.message)
             return
         flight.report |= said
@@ -274,11 +277,13 @@ class Pipeline:
         if culprit is not None:
             self._lose_row(culprit.flight, stage, reason)
 
-    def _lose_row(self, flight: Flight, stage: Stage, reason: str) -> None:
+    def _lose_row(
+        self, flight: Flight, stage: Stage, reason: str, error_type: str = "ActorDied"
+    ) -> None:
         flight.crashes += 1
         log.warning("row %s: attempt %d: %s", flight.job.row.id, flight.crashes, reason)
         if flight.crashes >= MAX_ROW_CRASHES:
-            self._fail(flight, stage.pool.name, "ActorDied", f"{reason} ({flight.crashes} times)")
+            self._fail(flight, stage.pool.name, error_type, f"{reason} ({flight.crashes} times)")
             return
         self._waiting[flight.stage].appendleft(flight)
 
@@ -301,7 +306,7 @@ class Pipeline:
                 "failed" if stage else "ok",
                 flight.started_at,
                 datetime.now(UTC),
-                attempts=flight.crashes + (0 if error_type == "ActorDied" else 1),
+                attempts=min(flight.crashes + 1, MAX_ROW_CRASHES),
                 stage=stage,
                 error_type=error_type,
                 error_message=error_message,

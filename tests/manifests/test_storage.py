@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from manifests import storage
 from manifests.storage import (
     LockedError,
     RunFolder,
@@ -20,6 +26,7 @@ from manifests.storage import (
 )
 
 DIGEST = "ab" * 16
+PIPED: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True, "check": True}
 
 
 def test_every_path_is_where_the_layout_says(tmp_path: Path):
@@ -125,6 +132,77 @@ def test_a_folder_replaces_the_old_one_as_a_whole(tmp_path: Path):
         raise RuntimeError
     assert len(list(path.iterdir())) == 2
     assert [p.name for p in tmp_path.iterdir()] == ["clip"]
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_two_attempts_may_put_the_same_folder_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
+):
+    """An actor of a killed run and one of the next may finish the same row at the same time: both
+    succeed, what stands there is one of the two, and nothing is left beside it; also on a file
+    system that cannot exchange two names."""
+    if not exchange:
+        monkeypatch.setattr(storage, "_exchange", lambda one, other: False)
+    path = tmp_path / "clip"
+    with publish_folder(path) as first:
+        (first / "0.png").write_text("first")
+        with publish_folder(path) as second:
+            (second / "0.png").write_text("second")
+        assert (path / "0.png").read_text() == "second"
+    assert (path / "0.png").read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["clip"]
+
+
+def test_a_replaced_folder_is_there_at_every_moment(tmp_path: Path):
+    """A kill at any moment of a replacement leaves the old folder or the new one: the two change
+    places in one step."""
+    path = tmp_path / "clip"
+    with publish_folder(path) as aside:
+        (aside / "0.png").write_text("old")
+    missing: list[float] = []
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            if not path.exists():
+                missing.append(time.monotonic())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for _ in range(25):
+        with publish_folder(path) as aside:
+            (aside / "0.png").write_text("new")
+    done.set()
+    thread.join()
+    assert not missing
+
+
+def test_a_sweep_beside_an_encoder_that_still_writes(tmp_path: Path):
+    """The encoder of an actor that was killed writes on for a moment: the sweep does not break on
+    it, and the next one removes what is left."""
+    child = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], **PIPED)
+    run = RunFolder(tmp_path).create()
+    name = aside_path(run.videos / "a").name.replace(
+        f"-{os.getpid()}-", f"-{child.stdout.strip()}-"
+    )
+    left = run.videos / name
+    left.mkdir()
+    done = threading.Event()
+
+    def write() -> None:
+        for number in itertools.count():
+            if done.is_set():
+                return
+            with suppress(FileNotFoundError):
+                (left / f"{number}.png").touch()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    run.sweep_temporary()
+    done.set()
+    thread.join()
+    run.sweep_temporary()
+    assert not left.exists()
 
 
 def test_a_second_run_is_refused_and_told_who_holds_the_folder(tmp_path: Path):

@@ -29,8 +29,9 @@ class Actor:
     """A stage that does to each row what the row's `meta_<stage>` says; ok when it says nothing.
 
     `die` ends the process, `die first` only at the first attempt; `hang` never returns; `fail`,
-    `fatal` are failures as data; `raise` lets an exception out; a number is seconds of work. Every
-    call leaves a file in `folder`, so that a test can count them.
+    `fatal` are failures as data, `again` and `again first` such as another attempt may not have;
+    `raise` lets an exception out; a number is seconds of work. Every call leaves a file in `folder`,
+    so that a test can count them.
     """
 
     def __init__(self, stage: str, folder: Path, born: str = "") -> None:
@@ -56,6 +57,8 @@ class Actor:
             raise KeyError("not expected")
         if do in ("fail", "fatal"):
             return StageFailure(self.stage, "Bad", "wrong", "details", do == "fatal"), None
+        if do == "again" or (do == "again first" and attempt == 0):
+            return StageFailure(self.stage, "EncoderKilled", "shot", "details", again=True), None
         if do.replace(".", "").isdigit():
             time.sleep(float(do))
         if frames is None:
@@ -310,6 +313,19 @@ def test_a_fatal_failure_replaces_the_actor(bench: Bench):
     assert (ended["bad"].attempts, ended["b"].attempts) == (1, 1)
     assert ended["a"].report and ended["b"].report
     assert ended["a"].report["pid_sample"] != ended["b"].report["pid_sample"]
+
+
+def test_what_was_ended_from_outside_is_tried_again(bench: Bench):
+    """A failure that the row is not to blame for (an encoder that was killed) costs an attempt, as
+    the actor's death does, and three of them end the row; the actor lives on."""
+    pipeline = bench.pipeline(bench.pool("sample"), bench.pool("assemble"))
+    fates = {"once": "again first", "always": "again"}
+    ended = render(pipeline, bench.jobs({i: {"assemble": do} for i, do in fates.items()}))
+    assert statuses(ended) == {"once": "ok", "always": "failed"}
+    assert (ended["once"].attempts, ended["always"].attempts) == (2, MAX_ROW_CRASHES)
+    assert (ended["always"].stage, ended["always"].error_type) == ("assemble", "EncoderKilled")
+    assert ended["always"].error_message == "shot (3 times)"
+    assert bench.calls("once") == 1 and len(bench.pids()) == 2
 
 
 def test_an_exception_that_gets_out_fails_its_row(bench: Bench):
