@@ -11,7 +11,14 @@ import pytest
 from PIL import Image
 
 from manifests.storage import SUFFIXES
-from tasks.assemble import Assembled, AssembleError, assemble, decode, ffmpeg_executable
+from tasks.assemble import (
+    Assembled,
+    AssembleError,
+    EncoderKilledError,
+    assemble,
+    decode,
+    ffmpeg_executable,
+)
 
 CODECS = ("h264", "ffv1", "gif", "webp", "png")
 
