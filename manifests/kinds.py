@@ -15,6 +15,8 @@ from typing import Any, Literal
 INT32_MAX = 2**31 - 1
 MAX_TEXT = 100_000  # characters; a prompt past this is a mistake (a file's content), not a prompt
 
+MAX_VALUE_BYTES = 2**22  # of one value of a row, a whole list or a `meta_` value, as it is stored
+
 
 class KindError(ValueError):
     """A value that its column does not take. `expected` and `hint` are for the report."""
@@ -23,6 +25,13 @@ class KindError(ValueError):
         super().__init__(expected)
         self.expected = expected
         self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class Oversize:
+    """What stands for a value of more than MAX_VALUE_BYTES, which is not read."""
+
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +50,8 @@ class Kind:
 
 def describe(value: Any) -> str:
     """A value as the report shows it: one printable line of at most about 80 characters."""
+    if isinstance(value, Oversize):
+        return f"a value of {value.bytes:,} bytes"
     if isinstance(value, bytes):
         return f"{_cut(repr(value))} (bytes that are not UTF-8 text)"
     if isinstance(value, str):

@@ -5,20 +5,24 @@ from __future__ import annotations
 import glob
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.columns import COLUMNS, META, meant
 from manifests.digest import file_sha256
 from manifests.kinds import describe
+from manifests.pages import PageError, Reading, reading_of
+from manifests.values import to_python
 
 MAX_BATCH_ROWS = 8192
+MAX_COLUMNS = 1000  # of which all but about 40 are the user's own
+MAX_FAULTS = 50  # of files; shown, the rest is counted
 MAX_BATCH_BYTES = 16 * 2**20  # a batch's rows as Python objects are a few times this
 
 
@@ -135,7 +139,8 @@ def open_manifest(source: str | Path) -> Manifest:
     faults: list[str] = []
     files = tuple(_open_file(path, faults) for path in paths)
     if faults:
-        raise ManifestError("\n".join(faults))
+        more = [f"… and {len(faults) - MAX_FAULTS:,} more"] if len(faults) > MAX_FAULTS else []
+        raise ManifestError("\n".join(faults[:MAX_FAULTS] + more))
     if not any(file.num_rows for file in files):
         what = str(source) if len(files) == 1 else f"{source} ({len(files)} files)"
         raise ManifestError(f"{what} has no rows: a manifest needs at least one")
@@ -181,13 +186,19 @@ def _open_file(path: Path, faults: list[str]) -> ManifestFile:
         with pq.ParquetFile(path) as file:
             metadata = file.metadata
             schema = file.schema_arrow
+        names = tuple[str, ...](schema.names)  # not UTF-8: an error, too
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     faults += [f"{path}: {fault}" for fault in _schema_faults(schema)]
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    if metadata.num_rows != sum(g.num_rows for g in groups) or any(g.num_rows < 0 for g in groups):
+        raise ManifestError(
+            f"{path} is damaged: it promises {metadata.num_rows:,} rows, and its row groups others; "
+            "write it again"
+        )
     row_bytes = max((g.total_byte_size // max(g.num_rows, 1) for g in groups), default=0)
     batch_rows = max(1, min(MAX_BATCH_ROWS, MAX_BATCH_BYTES // max(row_bytes, 1)))
-    return ManifestFile(path, metadata.num_rows, tuple(schema.names), batch_rows)
+    return ManifestFile(path, metadata.num_rows, names, batch_rows)
 
 
 def _unreadable(path: Path, error: Exception) -> ManifestError:
@@ -199,6 +210,14 @@ def _unreadable(path: Path, error: Exception) -> ManifestError:
             magic = file.read(4)
     except OSError:
         magic = b""
+    if magic == b"PARE" or "decrypt" in reason:
+        return ManifestError(f"{path} is encrypted Parquet: write it without encryption ({reason})")
+    if "too deeply nested" in reason:
+        return ManifestError(f"{path} has a column nested too deeply: leave it out ({reason})")
+    if isinstance(error, MemoryError):
+        return ManifestError(
+            f"{path} needs more memory than there is: shorten its values ({reason})"
+        )
     if magic == b"PAR1":
         return ManifestError(f"{path} is truncated or damaged Parquet: write it again ({reason})")
     build = f"`zs2 manifest build {path.name}` makes one from .txt, .csv or .jsonl"
@@ -209,6 +228,8 @@ def _unreadable(path: Path, error: Exception) -> ManifestError:
 def _schema_faults(schema: pa.Schema) -> list[str]:
     faults: list[str] = []
     names: list[str] = schema.names
+    if len(names) > MAX_COLUMNS:
+        return [f"expected at most {MAX_COLUMNS:,} columns, found {len(names):,}; leave some out"]
     for name in dict.fromkeys(names):
         shown = f"`{name}`" if name.isprintable() and len(name) <= 80 else describe(name)
         if names.count(name) > 1:
@@ -262,6 +283,8 @@ def _read_file(file: ManifestFile, first: int, wanted: _Wanted) -> Iterator[RawR
             if parquet.metadata.num_rows != file.num_rows:
                 raise ManifestError(f"{file.path} was changed while it was read: start again")
             yield from _read_groups(parquet, file, first, wanted)
+    except PageError as error:
+        raise ManifestError(f"{file.path}: {error}") from error
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(file.path, error) from error
 
@@ -275,16 +298,38 @@ def _read_groups(
         rows = parquet.metadata.row_group(group).num_rows
         if wanted.any_in(begin, begin + rows):
             at = begin
-            for batch in parquet.iter_batches(
-                file.batch_rows, row_groups=[group], columns=list(file.columns), use_threads=False
-            ):
+            reading = reading_of(file.path, group, parquet.metadata, file.batch_rows)
+            for batch in _batches(parquet, file, group, reading):
                 offsets = wanted.offsets(at, at + batch.num_rows)
                 for offset, values in zip(offsets, _values(batch, offsets), strict=True):
                     yield RawRow(name, at + offset - first, at + offset, values)
                 at += batch.num_rows
                 if not wanted.any_in(at, begin + rows):
                     break
+            else:
+                _check_rows(file.path, group, at - begin, rows)
         begin += rows
+
+
+def _batches(
+    parquet: pq.ParquetFile, file: ManifestFile, group: int, reading: Reading
+) -> Iterator[pa.RecordBatch]:
+    with ExitStack() as stack:
+        if reading.dictionaries:
+            as_dictionaries = pq.ParquetFile(file.path, read_dictionary=list(reading.dictionaries))
+            parquet = stack.enter_context(as_dictionaries)
+        yield from parquet.iter_batches(
+            reading.batch_rows, row_groups=[group], columns=list(file.columns), use_threads=False
+        )
+
+
+def _check_rows(path: Path, group: int, found: int, promised: int) -> None:
+    """No row may be lost silently."""
+    if found != promised:
+        raise ManifestError(
+            f"{path} is damaged: row group {group} promises {promised:,} rows and has {found:,}; "
+            "write it again"
+        )
 
 
 def _values(batch: pa.RecordBatch, offsets: Sequence[int]) -> Iterator[dict[str, Any]]:
@@ -300,40 +345,10 @@ def _values(batch: pa.RecordBatch, offsets: Sequence[int]) -> Iterator[dict[str,
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if column.null_count < batch.num_rows:
             names.append(name)
-            columns.append(_to_python(column, widen=name in COLUMNS))
+            columns.append(to_python(column, widen=name in COLUMNS))
     if not names:
         return ({} for _ in range(batch.num_rows))
     return (
         {name: value for name, value in zip(names, row, strict=True) if value is not None}
         for row in zip(*columns, strict=True)
     )
-
-
-def _to_python(column: pa.Array, *, widen: bool) -> list[Any]:
-    """A column's values; text that is not UTF-8 comes as bytes, for validation to refuse."""
-    if widen:
-        column = _widen(column)
-    try:
-        return column.to_pylist()
-    except UnicodeDecodeError:
-        return [_scalar(value) for value in column]
-
-
-def _scalar(value: Any) -> Any:
-    try:
-        return value.as_py()
-    except UnicodeDecodeError:
-        return value.as_buffer().to_pybytes() if hasattr(value, "as_buffer") else b"\xff"
-
-
-def _widen(column: pa.Array) -> pa.Array:
-    """float32 and float16 as the doubles that they were written for: 0.01 in a float32 column means
-    0.01, as it does in a double column, and not 0.009999999776."""
-    lists = _is_list(column.type)
-    scalar = column.type.value_type if lists else column.type
-    if not (pa.types.is_float32(scalar) or pa.types.is_float16(scalar)):
-        return column
-    # the shortest text that gives the float32 back is what was written
-    for step in (pa.float32(), pa.string(), pa.float64()):
-        column = pc.cast(column, pa.list_(step) if lists else step)
-    return column

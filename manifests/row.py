@@ -20,7 +20,7 @@ from manifests.columns import (
     Column,
     meant,
 )
-from manifests.kinds import KindError, describe, plain, quoted
+from manifests.kinds import MAX_VALUE_BYTES, KindError, Oversize, describe, plain, quoted
 
 
 class Fault(NamedTuple):
@@ -143,6 +143,8 @@ def parse_row(values: Mapping[str, Any], defaults: Mapping[str, Any] | None = No
                 row[name] = parse(value)
             except KindError as refusal:
                 faults.append(Fault(name, refusal.expected, describe(value), refusal.hint))
+        elif value.__class__ is Oversize:
+            faults.append(Fault(name, f"at most {MAX_VALUE_BYTES:,} bytes", describe(value)))
         elif name.startswith(META):
             meta[name] = plain(value)
         else:
