@@ -85,6 +85,25 @@ class ModelInfo:
         return self.pipeline == "StableDiffusionInstructPix2PixPipeline"
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What a model needs beside its weights, in bytes; see `zs2.memory` for what is counted.
+
+    Attributes:
+        unet: while the UNet runs a segment.
+        decode: while the autoencoder decodes a frame; for a model that edits, encodes one if that is
+            more.
+    """
+
+    unet: int
+    decode: int
+
+    @property
+    def peak(self) -> int:
+        """The larger one: they come one after the other."""
+        return max(self.unet, self.decode)
+
+
 def bundled_models() -> list[str]:
     """Names of the models that come with zs2."""
     return sorted(path.parent.name for path in BUNDLED.glob("*/model_index.json"))
@@ -149,6 +168,23 @@ def parameters(info: ModelInfo) -> int | None:
         return weights.parameters(folder, names, index)
     except (OSError, ValueError) as error:
         raise parts.not_whole(info.name, error) from error
+
+
+def configurations(info: ModelInfo) -> dict[str, dict[str, Any]]:
+    """The JSON of a described model's pipeline, UNet and autoencoder, by file name; torch is not imported.
+
+    Raises:
+        ModelError: a file that is missing or no JSON, or of which the hub has to be asked in vain.
+    """
+    from zs2.checkpoints import folders, hub, single_file
+
+    if info.configuration is not None:
+        folder = single_file.configuration_folder(info.configuration)
+    elif info.revision is None:
+        folder = Path(info.location)
+    else:
+        folder = hub.folder_of(hub.Repository(info.location, info.revision))
+    return folders.read_configs(info.name, folder)
 
 
 def names_model(model: str, listed: Iterable[str]) -> bool:

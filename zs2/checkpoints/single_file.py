@@ -114,13 +114,7 @@ def load(info: ModelInfo, configuration: str, dtype: torch.dtype, kwargs: Mappin
     """
     import diffusers
 
-    repo, _, commit = configuration.rpartition("@")
-    if re.fullmatch("[0-9a-f]{40}", commit):
-        from zs2.checkpoints import hub
-
-        folder = _fetch_configuration(hub.Repository(repo, commit))
-    else:
-        folder = Path(configuration)
+    folder = configuration_folder(configuration)
     options: dict[str, Any] = {}
     if info.pipeline != SDXL.pipeline:  # a single file has no safety checker
         options = {
@@ -144,6 +138,20 @@ def load(info: ModelInfo, configuration: str, dtype: torch.dtype, kwargs: Mappin
         if absent:
             raise _incomplete(info, f"no {absent[0]} of the {part}")
     return pipe
+
+
+def configuration_folder(configuration: str) -> Path:
+    """Where the files of a ModelInfo's `configuration` are on this machine.
+
+    Raises:
+        ModelError: it cannot be had.
+    """
+    repo, _, commit = configuration.rpartition("@")
+    if not re.fullmatch("[0-9a-f]{40}", commit):
+        return Path(configuration)
+    from zs2.checkpoints import hub
+
+    return _fetch_configuration(hub.Repository(repo, commit))
 
 
 def _incomplete(info: ModelInfo, found: str) -> ModelError:
