@@ -21,6 +21,8 @@ _CANNOT_GO_ON = {
     "flows.embedded.PrefectServerError",
     "manifests.storage.LockedError",
     "tasks.actors.ClusterError",
+    "tasks.disk.DiskFullError",
+    "tasks.out_of_memory.OutOfMemory",
     "tasks.pool.PoolError",
     "tasks.assemble.AssembleError",
     "tasks.stages.SamplingError",

@@ -13,17 +13,16 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 
 from manifests.storage import RunFolder
 from tasks import stages
+from tasks.disk import DiskFullError, write_with_room
 from tasks.job import Job
+from tasks.out_of_memory import Fallbacks, OutOfMemory
 from tasks.warm import WarmModels
-
-if TYPE_CHECKING:
-    import torch
 
 Report = dict[str, Any]
 
@@ -39,8 +38,10 @@ class StageFailure:
     """Why a stage could not do a row: data, not an exception, so that it can name its row.
 
     Attributes:
-        fatal: the actor is of no further use (a CUDA context is broken) and must be replaced.
+        fatal: the actor is of no further use (a CUDA context is broken) and must be replaced; what
+            the row did to it counts as a crash.
         again: something outside ended it; the row is tried again, as after its actor's death.
+        disk_full: no further row would fit; the run has to stop.
     """
 
     stage: str
@@ -49,13 +50,26 @@ class StageFailure:
     details: str
     fatal: bool = False
     again: bool = False
+    disk_full: bool = False
 
 
-def _failure(stage: str, error: Exception, *, again: bool = False) -> StageFailure:
+# After an error with these words every further CUDA call of the process fails.
+_POISON = ("CUDA error", "cuDNN error", "device-side assert")
+
+
+def _failure(stage: str, error: Exception) -> StageFailure:
+    """What the driver is told of an exception that a stage raised."""
     message = str(error) or type(error).__name__
-    # After such an error every further CUDA call of the process fails.
-    fatal = type(error).__name__ == "AcceleratorError" or "CUDA error" in message
-    return StageFailure(stage, type(error).__name__, message, traceback.format_exc(), fatal, again)
+    poisoned = type(error).__name__ == "AcceleratorError" or any(w in message for w in _POISON)
+    return StageFailure(
+        stage,
+        type(error).__name__,
+        message,
+        traceback.format_exc(),
+        fatal=poisoned and not isinstance(error, OutOfMemory),
+        again=isinstance(error, EncoderKilledError),
+        disk_full=isinstance(error, DiskFullError),
+    )
 
 
 def _hide_foreign_gpus() -> None:
@@ -82,38 +96,31 @@ class SamplerActor:
         torch.set_num_threads(threads)
         self.folder = RunFolder(root)
         self.models = WarmModels()
+        self.fallbacks = Fallbacks()
 
     @ray.method(num_returns=2)
     def run(self, job: Job, frames: None) -> tuple[Report | StageFailure, Any]:
         """Latents, then frames; see the module."""
         stage = "sample"
         try:
-            sampler = self.models.sampler(job)
+            stages.load_in_memory(self.models, self.fallbacks, job)
             started = time.monotonic()
-            note = stages.truncation_note(sampler, job)
-            sampled = stages.sample(self.models, job, self.folder.latents_path(job.sample_digest))
+            path = self.folder.latents_path(job.sample_digest)
+            sampled, note = stages.sample_in_memory(self.models, self.fallbacks, job, path)
             stage = "decode"
-            decoded = sampler.decode(sampled.latents)
+            latents = sampled.latents
+            decoded, more = stages.decode_in_memory(self.models, self.fallbacks, job, latents)
         except Exception as error:  # of any kind: one row's failure, told to the ledger
             return _failure(stage, error), None
         return {
             "kl_achieved": sampled.kl,
             "unet_calls": 0 if sampled.reused else job.unet_calls,
             "native_pictures": 0.0 if sampled.reused else job.native_pictures,
-            "device": _device(sampler.pipe.device),
+            "device": self.models.device_name(job),
             "node": socket.gethostname(),
             "seconds_sample": time.monotonic() - started,
-            **({"note": note} if note else {}),
+            **({"note": "; ".join(filter(None, [note, more]))} if note or more else {}),
         }, decoded
-
-
-def _device(device: torch.device) -> str:
-    """A device's name for the ledger."""
-    if device.type != "cuda":
-        return device.type
-    import torch
-
-    return torch.cuda.get_device_name(device)
 
 
 class TemporalActor:
@@ -153,14 +160,13 @@ class AssembleActor:
     @ray.method(num_returns=2)
     def run(self, job: Job, frames: stages.Frames) -> tuple[Report | StageFailure, None]:
         """The file; no frames come back."""
-        from tasks.assemble import EncoderKilledError
 
         started = time.monotonic()
         path = stages.output_path(self.folder, job)
         try:
-            report = stages.assemble_video(job, frames, path)
-        except EncoderKilledError as error:
-            return _failure("assemble", error, again=True), None
+            report = write_with_room(
+                self.folder.root, lambda: stages.assemble_video(job, frames, path)
+            )
         except Exception as error:  # of any kind: one row's failure, told to the ledger
             return _failure("assemble", error), None
         report["file_name"] = self.folder.file_name(path)

@@ -59,10 +59,17 @@ _TO_PALETTE = (
 )
 _MOST_METADATA_BYTES = 32_000  # Linux refuses single arguments from 128 KiB on
 _STDERR_TAIL = 1_500
+_NO_SPACE = "No space left"  # on device, or what an ffmpeg of another language leaves of it
 
 
 class AssembleError(RuntimeError):
-    """A video could not be written. The message says why and what to do."""
+    """A video could not be written. The message says why and what to do.
+
+    Attributes:
+        lacks_room: ffmpeg found no space on the disk.
+    """
+
+    lacks_room = False
 
 
 class EncoderKilledError(AssembleError):
@@ -293,8 +300,11 @@ def _encode(command: list[str], frames: Array, cwd: Path | None) -> None:
             with suppress(BrokenPipeError):
                 process.stdin.close()
         if status != 0:
+            tail = _tail(complaints)
             kind = EncoderKilledError if status < 0 else AssembleError
-            raise kind(_explain(status, _tail(complaints)))
+            error = kind(_explain(status, tail))
+            error.lacks_room = _NO_SPACE in tail
+            raise error
 
 
 def _tail(complaints: IO[bytes]) -> str:
@@ -305,7 +315,7 @@ def _tail(complaints: IO[bytes]) -> str:
 
 def _explain(status: int, tail: str) -> str:
     how = f"was ended by signal {-status}" if status < 0 else f"failed with exit code {status}"
-    if "No space left" in tail:
+    if _NO_SPACE in tail:
         remedy = "make space in the output folder"
     elif status < 0:
         remedy = "try the row again; if it was killed for memory, give the machine more"

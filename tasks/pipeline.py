@@ -2,7 +2,8 @@
 
 The rules (DESIGN.md): the manifest is never read ahead; what an actor held when it died is run again
 one row at a time, so that the neighbours of a poison row survive; a row that kills its actor three
-times is failed; every call has a deadline; actors are killed when the run ends, however it ends.
+times is failed; a full disk ends the run; every call has a deadline; actors are killed when the run
+ends, however it ends.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tasks.actors import StageFailure
+from tasks.disk import DiskFullError
 from tasks.flight import Flight, Source
 from tasks.job import Ending, Job
 from tasks.pool import (
@@ -224,19 +226,29 @@ class Pipeline:
             self._end_broken_call(stage, worker, call, said)
             return
         stage.pool.take(worker, call)
-        stage.pool.crashes_in_a_row = 0
         if isinstance(said, StageFailure):
-            log.info("row %s failed\n%s", flight.job.row.id, said.details)
-            if said.fatal:
-                self._lose_actor(stage, worker, said.message, blame=False)
-            if said.again:
-                self._lose_row(flight, stage, said.message, said.error_type)
-                return
-            self._fail(flight, said.stage, said.error_type, said.message)
+            self._end_failed_call(stage, worker, flight, said)
             return
+        stage.pool.crashes_in_a_row = 0
         flight.report |= said
         flight.frames = call.frames
         self._advance(flight)
+
+    def _end_failed_call(
+        self, stage: Stage, worker: Worker, flight: Flight, said: StageFailure
+    ) -> None:
+        if said.disk_full:
+            raise DiskFullError(said.message)
+        log.info("row %s failed\n%s", flight.job.row.id, said.details)
+        if said.fatal:
+            self._lose_actor(stage, worker, said.message, blame=False)
+        else:
+            stage.pool.crashes_in_a_row = 0
+        # A row that broke its actor may have found it broken: only another attempt can tell.
+        if said.fatal or said.again:
+            self._lose_row(flight, stage, said.message, said)
+        else:
+            self._fail(flight, said.stage, said.error_type, said.message)
 
     def _end_broken_call(self, stage: Stage, worker: Worker, call: Call, said: Broken) -> None:
         if said.lost == "actor":
@@ -278,12 +290,13 @@ class Pipeline:
             self._lose_row(culprit.flight, stage, reason)
 
     def _lose_row(
-        self, flight: Flight, stage: Stage, reason: str, error_type: str = "ActorDied"
+        self, flight: Flight, stage: Stage, reason: str, said: StageFailure | None = None
     ) -> None:
         flight.crashes += 1
         log.warning("row %s: attempt %d: %s", flight.job.row.id, flight.crashes, reason)
         if flight.crashes >= MAX_ROW_CRASHES:
-            self._fail(flight, stage.pool.name, error_type, f"{reason} ({flight.crashes} times)")
+            where, what = (said.stage, said.error_type) if said else (stage.pool.name, "ActorDied")
+            self._fail(flight, where, what, f"{reason} ({flight.crashes} times)")
             return
         self._waiting[flight.stage].appendleft(flight)
 

@@ -8,16 +8,21 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from manifests.storage import RunFolder, write_aside
+from tasks.disk import write_with_room
 from tasks.job import Job, parameters
+from tasks.out_of_memory import OFFLOAD, TILES, Fallbacks
 from tasks.warm import WarmModels
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from zs2.sampler import ZS2Sampler
@@ -54,13 +59,79 @@ class Sampled:
     reused: bool
 
 
+def load_in_memory(models: WarmModels, fallbacks: Fallbacks, job: Job) -> None:
+    """Make the job's checkpoint warm, with what memory there is.
+
+    Raises:
+        ModelError: the weights cannot be loaded. OutOfMemory: they do not fit.
+    """
+    fallbacks.attempt(
+        job.signature, "load", lambda needed: models.sampler(job, offload=OFFLOAD in needed)
+    )
+
+
+def sample_in_memory(
+    models: WarmModels, fallbacks: Fallbacks, job: Job, latents_file: Path | None = None
+) -> tuple[Sampled, str | None]:
+    """As `sample`, with what memory there is; also what the ledger should know.
+
+    Raises:
+        OutOfMemory: the row does not fit, whatever was tried. Else as `sample`.
+    """
+
+    def work(needed: Sequence[str]) -> tuple[Sampled, str | None]:
+        sampler = models.sampler(job, offload=OFFLOAD in needed)
+        return sample(models, job, latents_file), truncation_note(sampler, job)
+
+    (sampled, truncated), needed = fallbacks.attempt(_shape(job), "sample", work)
+    return sampled, _joined(truncated, _memory_note("sampled", needed))
+
+
+def decode_in_memory(
+    models: WarmModels, fallbacks: Fallbacks, job: Job, latents: torch.Tensor
+) -> tuple[Frames, str | None]:
+    """Latents to frames, with what memory there is; also what the ledger should know.
+
+    Raises:
+        OutOfMemory: a frame does not fit, whatever was tried.
+    """
+    from zs2.decoding import in_tiles
+
+    def work(needed: Sequence[str]) -> Frames:
+        sampler = models.sampler(job, offload=OFFLOAD in needed)
+        if TILES not in needed:
+            return sampler.decode(latents)
+        with in_tiles(sampler.pipe, latents):
+            return sampler.decode(latents)
+
+    frames, needed = fallbacks.attempt(_shape(job), "decode", work)
+    return frames, _memory_note("decoded", needed)
+
+
+def _shape(job: Job) -> tuple[object, ...]:
+    """What rows share that need the same memory."""
+    row = job.row
+    return (job.signature, row.height, row.width, row.segment_frames, job.is_guided)
+
+
+def _memory_note(done: str, needed: Sequence[str]) -> str | None:
+    if not needed:
+        return None
+    how = " and ".join({OFFLOAD: "with offload", TILES: "in tiles"}[name] for name in needed)
+    return f"{done} {how}: memory ran out without"
+
+
+def _joined(*notes: str | None) -> str | None:
+    return "; ".join(note for note in notes if note) or None
+
+
 def sample(models: WarmModels, job: Job, latents_file: Path | None = None) -> Sampled:
     """Sample the job's latents, or read them where an earlier attempt left them.
 
     Raises:
         ModelError: weights that cannot be loaded. ClipError: an unusable clip or picture.
         PromptError: too long a prompt, with long_prompt `fail`.
-        SamplingError: NaN or infinite latents.
+        SamplingError: NaN or infinite latents. DiskFullError: no room for them.
     """
     import torch
 
@@ -101,7 +172,7 @@ def sample(models: WarmModels, job: Job, latents_file: Path | None = None) -> Sa
         raise SamplingError(f"expected finite latents, found NaN or infinity; {remedy}")
     kl = [] if clip.trace is None else [float(value) for value in clip.trace.kl]
     if latents_file:
-        _write_latents(latents_file, latents, kl)
+        write_with_room(latents_file.parent, partial(_write_latents, latents_file, latents, kl))
     # Half-precision latents pass through float32 here as they do on disk: the same bytes both ways.
     return Sampled(latents, kl, reused=False)
 
@@ -184,8 +255,9 @@ def render_alone(models: WarmModels, job: Job, path: Path) -> dict[str, Any]:
     """All stages of one job in this process: what `zs2 sample` runs. Returns the report."""
     report: dict[str, Any] = {}
     started = time.monotonic()
-    sampled = sample(models, job)
-    frames = models.sampler(job).decode(sampled.latents)
+    fallbacks = Fallbacks()
+    sampled, _ = sample_in_memory(models, fallbacks, job)
+    frames, _ = decode_in_memory(models, fallbacks, job, sampled.latents)
     report |= {"kl_achieved": sampled.kl, "seconds_sample": time.monotonic() - started}
     frames = upscale_frames(job, interpolate_frames(job, frames))
     return report | assemble_video(job, frames, path)

@@ -26,11 +26,15 @@ class WarmModels:
     def __init__(self) -> None:
         self._signature: Signature | None = None
         self._sampler: ZS2Sampler | None = None
+        self._is_offloaded = False
         self._controlnet: tuple[str, str] | None = None
         self._depth: tuple[AddOn, DepthModel] | None = None
 
-    def sampler(self, job: Job) -> ZS2Sampler:
+    def sampler(self, job: Job, *, offload: bool = False) -> ZS2Sampler:
         """The job's checkpoint as its signature says, without what `equip` adds.
+
+        Args:
+            offload: its parts are to be on the GPU only while they work; stays so until it is switched.
 
         Raises:
             ModelError: the weights cannot be loaded.
@@ -39,8 +43,12 @@ class WarmModels:
         if self._sampler is None or self._signature != checkpoint:
             # free the old model first
             self._signature = self._sampler = self._controlnet = None
-            self._sampler = _load(job)
-            self._signature = checkpoint
+            self._sampler = _load(job, offload)
+            self._signature, self._is_offloaded = checkpoint, offload
+        elif offload and not self._is_offloaded:
+            self._depth = None
+            _offload(self._sampler.pipe)
+            self._is_offloaded = True
         return self._sampler
 
     def equip(self, job: Job) -> dict[str, Any]:
@@ -75,6 +83,13 @@ class WarmModels:
         use_ip_adapter(sampler.pipe, conditions.ip_adapter, row.ip_adapter_scale or 0.0)
         return arguments
 
+    def device_name(self, job: Job) -> str:
+        """Where the job's checkpoint computes, for the ledger."""
+        import torch
+
+        device = _device(self.sampler(job).pipe)
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
     def _use_controlnet(self, sampler: ZS2Sampler, job: Job) -> None:
         from zs2.addons import load_controlnet
 
@@ -85,7 +100,7 @@ class WarmModels:
         if self._controlnet != wanted:
             sampler.controlnet = self._controlnet = None
             sampler.controlnet = load_controlnet(
-                addon, torch_dtype=sampler.pipe.unet.dtype, device=sampler.pipe.device
+                addon, torch_dtype=sampler.pipe.unet.dtype, device=_device(sampler.pipe)
             )
             self._controlnet = wanted
 
@@ -104,22 +119,38 @@ class WarmModels:
         if self._depth is None or self._depth[0] != addon:
             self._depth = None
             pipe = self.sampler(job).pipe
-            model = load_depth_model(addon, torch_dtype=pipe.unet.dtype, device=pipe.device)
+            model = load_depth_model(addon, torch_dtype=pipe.unet.dtype, device=_device(pipe))
             self._depth = (addon, model)
         return self._depth[1]
 
 
-def _load(job: Job) -> ZS2Sampler:
-    import torch
-
-    from zs2.models import load_pipeline
+def _load(job: Job, offload: bool) -> ZS2Sampler:
+    from zs2.models import load_pipeline, placement
     from zs2.sampler import ZS2Sampler
 
     engine = job.engine
-    dtype = None if engine.dtype == "auto" else getattr(torch, engine.dtype)
-    pipe = load_pipeline(job.model, torch_dtype=dtype, safety_checker=engine.safety_checker)
+    device, dtype = placement(None if engine.dtype == "auto" else engine.dtype, None)
+    pipe = load_pipeline(
+        job.model,
+        torch_dtype=dtype,
+        device="cpu" if offload else device,
+        safety_checker=engine.safety_checker,
+    )
     pipe.set_progress_bar_config(disable=True)
+    if offload:
+        _offload(pipe)
     return ZS2Sampler(pipe, job.model.defaults)
+
+
+def _offload(pipe: Any) -> None:
+    from zs2.models import placement
+
+    pipe.enable_model_cpu_offload(device=placement(None, None)[0])
+
+
+def _device(pipe: Any) -> Any:
+    """Where a pipeline computes; of one that is offloaded, `pipe.device` is where its parts wait."""
+    return pipe._execution_device
 
 
 def _frames(job: Job, path: Path) -> Frames:

@@ -18,6 +18,7 @@ import ray
 
 from tasks import pipeline as pipeline_module
 from tasks.actors import StageFailure
+from tasks.disk import DiskFullError
 from tasks.job import Ending, Job
 from tasks.pipeline import MAX_ROW_CRASHES, Interrupted, Pipeline, Stage
 from tasks.pool import SLOTS, ActorPool, PoolError
@@ -29,9 +30,9 @@ class Actor:
     """A stage that does to each row what the row's `meta_<stage>` says; ok when it says nothing.
 
     `die` ends the process, `die first` only at the first attempt; `hang` never returns; `fail`,
-    `fatal` are failures as data, `again` and `again first` such as another attempt may not have;
-    `raise` lets an exception out; a number is seconds of work. Every call leaves a file in `folder`,
-    so that a test can count them.
+    `fatal` (or `fatal first`), `full disk`, and `again` and `again first`, such as another attempt may
+    not have, are failures as data; `raise` lets an exception out; a number is seconds of work. Every
+    call leaves a file in `folder`, so that a test can count them.
     """
 
     def __init__(self, stage: str, folder: Path, born: str = "") -> None:
@@ -55,8 +56,10 @@ class Actor:
             time.sleep(600)
         if do == "raise":
             raise KeyError("not expected")
-        if do in ("fail", "fatal"):
-            return StageFailure(self.stage, "Bad", "wrong", "details", do == "fatal"), None
+        if do in ("fail", "fatal", "full disk") or (do == "fatal first" and attempt == 0):
+            fatal, full = do.startswith("fatal"), do == "full disk"
+            failure = StageFailure(self.stage, "Bad", "wrong", "details", fatal, disk_full=full)
+            return failure, None
         if do == "again" or (do == "again first" and attempt == 0):
             return StageFailure(self.stage, "EncoderKilled", "shot", "details", again=True), None
         if do.replace(".", "").isdigit():
@@ -305,12 +308,18 @@ def test_a_stage_failure_is_a_failed_row(bench: Bench):
 
 
 def test_a_fatal_failure_replaces_the_actor(bench: Bench):
-    """An actor whose failure makes it useless is ended; its row fails, the row that waited behind
-    it runs on a new actor and carries no blame."""
+    """An actor whose failure makes it useless is ended, and its row tried again on another, three
+    times in all: then it is `failed` with what the stage said. The row that waited behind it runs
+    on a new actor and carries no blame; a row that met a broken actor once is `ok`."""
     pipeline = bench.pipeline(bench.pool("sample"))
-    ended = render(pipeline, bench.jobs({"a": "", "bad": "fatal", "b": "0.1"}))
-    assert statuses(ended) == {"a": "ok", "bad": "failed", "b": "ok"}
-    assert (ended["bad"].attempts, ended["b"].attempts) == (1, 1)
+    fates = {"a": "", "bad": "fatal", "b": "0.1", "unlucky": "fatal first"}
+    ended = render(pipeline, bench.jobs(fates))
+    assert statuses(ended) == {"a": "ok", "bad": "failed", "b": "ok", "unlucky": "ok"}
+    bad = ended["bad"]
+    assert (bad.stage, bad.error_type, bad.error_message) == ("sample", "Bad", "wrong (3 times)")
+    assert {row: ending.attempts for row, ending in ended.items()} == {
+        **{"a": 1, "bad": MAX_ROW_CRASHES, "b": 1, "unlucky": 2}
+    }
     assert ended["a"].report and ended["b"].report
     assert ended["a"].report["pid_sample"] != ended["b"].report["pid_sample"]
 
@@ -326,6 +335,17 @@ def test_what_was_ended_from_outside_is_tried_again(bench: Bench):
     assert (ended["always"].stage, ended["always"].error_type) == ("assemble", "EncoderKilled")
     assert ended["always"].error_message == "shot (3 times)"
     assert bench.calls("once") == 1 and len(bench.pids()) == 2
+
+
+def test_a_full_disk_ends_the_run(bench: Bench):
+    """Where no further row would fit, the run ends with that error at once, and the row that met it
+    has no result: after space is made the same command renders it."""
+    pipeline = bench.pipeline(bench.pool("sample"))
+    ended: list[Ending] = []
+    jobs = bench.jobs({"a": "", "full": "full disk", **{f"b{i}": "" for i in range(20)}})
+    with pytest.raises(DiskFullError, match="wrong"):
+        pipeline.render(iter(jobs), ended.append)
+    assert "full" not in {ending.job.row.id for ending in ended} and len(ended) < 10
 
 
 def test_an_exception_that_gets_out_fails_its_row(bench: Bench):
