@@ -393,7 +393,7 @@ def _is_utf8(word: str) -> bool:
 
 
 def _guarded(command: Callable[[], Any]) -> int:
-    from flows.errors import exit_code_of
+    from flows.errors import exit_code_of, told
 
     for word in sys.argv:
         if not _is_utf8(word):
@@ -414,7 +414,7 @@ def _guarded(command: Callable[[], Any]) -> int:
         code = exit_code_of(error)
         if code is None:
             raise  # a fault of ours: the traceback is the report
-        say(f"zs2: {error}")
+        say(f"zs2: {told(error)}")
         return code
     return OK
 

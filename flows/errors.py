@@ -38,6 +38,13 @@ class RenderError(RuntimeError):
     """A clip that could not be made, for a reason that a library gave."""
 
 
+def told(error: BaseException) -> str:
+    """What the user reads of an error; our own end with the remedy, a full disk's does not."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error}; make space, and run the same command again: it goes on where it stopped"
+    return str(error)
+
+
 def exit_code_of(error: BaseException) -> int | None:
     """1 or 2 for an error whose message is enough, None for a fault of the program."""
     has_begun = "prefect" in sys.modules  # what is wrong now was right when the command began

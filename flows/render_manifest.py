@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -124,7 +124,10 @@ def _told_how_it_ended(folder: RunFolder, run_file: dict[str, Any]) -> Generator
         if not isinstance(error, KeyboardInterrupt):
             ended = {"state": "failed", "error": f"{type(error).__name__}: {error}"}
         log.error("%s", ended["state"], exc_info=error)
-        write_json(folder.run_file, {**run_file, **ended})
+        try:
+            write_json(folder.run_file, {**run_file, **ended})
+        except OSError as full:  # what ended the run is what the user has to hear
+            log.error("run.json stays as it is: %s", full)
         raise
 
 
@@ -183,9 +186,22 @@ def _begin_run_file(
     return content
 
 
+class _LogFile(logging.FileHandler):
+    """A run's log. Where it cannot be written, the disk is full: the run itself says so, and the log
+    must not hide it behind an error of its own."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        """Leave the record out."""
+
+    def close(self) -> None:
+        """Close the file; what could not be flushed is left out."""
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def _log_file(folder: RunFolder, run_id: str, caller: Caller) -> Generator[None]:
-    handler = logging.FileHandler(folder.logs / f"{run_id}.log", encoding="utf-8", delay=True)
+    handler = _LogFile(folder.logs / f"{run_id}.log", encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger = logging.getLogger("zs2")
     logger.setLevel(logging.INFO)
