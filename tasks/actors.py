@@ -67,7 +67,7 @@ def _failure(stage: str, error: Exception) -> StageFailure:
         message,
         traceback.format_exc(),
         fatal=poisoned and not isinstance(error, OutOfMemory),
-        again=isinstance(error, EncoderKilledError),
+        again=type(error).__name__ == "EncoderKilledError",
         disk_full=isinstance(error, DiskFullError),
     )
 
