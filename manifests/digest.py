@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import suppress
 from hashlib import blake2b, file_digest, sha256
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,6 +17,8 @@ DIGEST_LENGTH = 32  # hex characters: 128 bits, no collision to fear among 10^12
 CACHED_FROM = 64 * 2**20  # bytes; smaller files are hashed faster than it is worth remembering
 _SETTLED = 2.0  # seconds; a file written this recently may change again within its mtime's tick
 _NOT_WEIGHTS = frozenset({".md", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".mp4", ".tmp", ".lock"})
+
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
 def canonical(value: Any) -> bytes:
@@ -26,12 +29,41 @@ def canonical(value: Any) -> bytes:
     Raises:
         ValueError: NaN or infinity. TypeError: a value that JSON does not have.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return _encode(value).encode()
+
+
+def canonical_form(value: str | float | tuple[Any, ...]) -> str:
+    """As `canonical`, for texts, finite numbers and tuples of them alone: a third of the time, and it
+    is taken for each row of a large manifest."""
+    if isinstance(value, str):
+        return encode_basestring_ascii(value)
+    if isinstance(value, tuple):
+        return f"[{','.join(map(canonical_form, value))}]"
+    return repr(value)
+
+
+def open_form(mapping: Mapping[str, Any], names: Collection[str]) -> str:
+    """The canonical form of a mapping with `%s` where the values of `names` stand, none of which may
+    be missing. `form % values`, in the order of the sorted names, fills in canonical forms."""
+    parts = [
+        f"{_escaped(name)}:{'%s' if name in names else _escaped(mapping[name])}"
+        for name in sorted(mapping)
+    ]
+    return f"{{{','.join(parts)}}}"
+
+
+def _escaped(value: Any) -> str:
+    return _encode(value).replace("%", "%%")
 
 
 def digest_of(mapping: Mapping[str, Any]) -> str:
     """The digest of a mapping: 32 hex characters of the sha256 of its canonical form."""
-    return sha256(canonical(mapping)).hexdigest()[:DIGEST_LENGTH]
+    return digest_of_form(_encode(mapping))
+
+
+def digest_of_form(form: str) -> str:
+    """The digest of a mapping, from its canonical form."""
+    return sha256(form.encode()).hexdigest()[:DIGEST_LENGTH]
 
 
 def id_hash(row_id: str) -> bytes:

@@ -25,7 +25,8 @@ from manifests.arrow_types import merge_type, merge_types, to_array
 from manifests.columns import META
 from manifests.digest import id_hash
 from manifests.journal import list_journals, read_header, records_of
-from manifests.result import RESULT_COLUMNS, STATUSES, ResultRow, Status, from_record
+from manifests.known import Known
+from manifests.result import RESULT_COLUMNS, ResultRow, Status, from_record
 from manifests.storage import StorageError, aside_path, sync
 
 __all__ = [
@@ -261,45 +262,11 @@ def iter_results(out: Path, keep: Keep | None = None) -> Iterator[ResultRow]:
             yield from_record(record)
 
 
-class Known:
-    """What is known of each id, in about 130 bytes a row: its digest and status."""
-
-    def __init__(self) -> None:
-        self._rows: dict[bytes, bytes] = {}
-
-    def put(self, row_id: str, digest: str, status: str) -> None:
-        """Note a result; it replaces an earlier one of the id."""
-        code = STATUSES.index(status)  # type: ignore[arg-type]
-        self._rows[id_hash(row_id)] = bytes([code]) + bytes.fromhex(digest)
-
-    def get(self, row_id: str) -> tuple[str, Status] | None:
-        """(digest, status) of an id, or None."""
-        row = self._rows.get(id_hash(row_id))
-        return None if row is None else (row[1:].hex(), STATUSES[row[0]])
-
-    def is_done(self, row_id: str, digest: str) -> bool:
-        """Whether the id has an ok result of this very digest."""
-        return self.get(row_id) == (digest, "ok")
-
-    def counts(self) -> dict[Status, int]:
-        """Rows by status."""
-        counts: dict[Status, int] = dict.fromkeys(STATUSES, 0)
-        for row in self._rows.values():
-            counts[STATUSES[row[0]]] += 1
-        return counts
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __contains__(self, row_id: str) -> bool:
-        return id_hash(row_id) in self._rows
-
-
 def known(out: Path) -> Known:
     """The newest digest and status of every id that has a result. One pass over the ledger."""
-    found = Known()
     with ExitStack() as stack:
         state = _open_state(out / "results", stack)
+        found = Known(sum(part.metadata.num_rows for part in state.parts))
         for part in state.parts:
             for batch in _part_batches(part, ["id", "digest", "status"]):
                 for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):

@@ -18,7 +18,7 @@ from manifests.columns import COLUMNS, META, meant
 from manifests.digest import file_sha256
 from manifests.kinds import describe
 from manifests.pages import PageError, Reading, reading_of
-from manifests.values import to_python
+from manifests.values import has_oversize, to_python
 
 MAX_BATCH_ROWS = 8192
 MAX_COLUMNS = 1000  # of which all but about 40 are the user's own
@@ -42,6 +42,47 @@ class RawRow(NamedTuple):
     row: int
     position: int
     values: dict[str, Any]
+
+
+class RawBatch:
+    """Rows of one file that were read together. A column becomes Python objects when it is asked for.
+
+    Args:
+        file: its path; `first` is the position of its first row.
+        positions: of the batch's rows, ascending.
+    """
+
+    def __init__(
+        self, file: str, first: int, positions: Sequence[int], batch: pa.RecordBatch
+    ) -> None:
+        self.file = file
+        self.positions = positions
+        self._first = first
+        self._batch = batch
+        self._columns: dict[str, list[Any]] = {}
+        found = zip(batch.schema.names, batch.columns, strict=True)
+        self.names = [name for name, column in found if column.null_count < batch.num_rows]
+
+    def column(self, name: str) -> list[Any]:
+        """The values of one of `names`, those of the columns that are not null throughout."""
+        values = self._columns.get(name)
+        if values is None:
+            values = to_python(self._batch.column(name), widen=name in COLUMNS)
+            self._columns[name] = values
+        return values
+
+    def has_oversize(self, name: str) -> bool:
+        """Whether a column has a value that is too large to be read; no value is read for this."""
+        return has_oversize(self._batch.column(name))
+
+    def row(self, index: int) -> RawRow:
+        """A row of the batch, by its place in it."""
+        columns = self._columns
+        if len(columns) < len(self.names):
+            columns = {name: self.column(name) for name in self.names}
+        position = self.positions[index]
+        values = {name: value for name in self.names if (value := columns[name][index]) is not None}
+        return RawRow(self.file, position - self._first, position, values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +132,31 @@ class Manifest:
         Raises:
             ManifestError: where a file turns out to be damaged.
         """
-        return self._read(_Wanted(start, None))
+        return _rows(self._read(_Wanted(start, None)))
 
     def rows_at(self, positions: Sequence[int]) -> Iterator[RawRow]:
         """The rows at these positions, which must ascend. Row groups without one are not read."""
-        return self._read(_Wanted(0, positions))
+        return _rows(self._read(_Wanted(0, positions)))
 
-    def _read(self, wanted: _Wanted) -> Iterator[RawRow]:
+    def batches(self) -> Iterator[RawBatch]:
+        """All rows in order, as they are read: batch by batch, column by column.
+
+        Raises:
+            ManifestError: where a file turns out to be damaged.
+        """
+        return self._read(_Wanted(0, None))
+
+    def _read(self, wanted: _Wanted) -> Iterator[RawBatch]:
         first = 0
         for file in self.files:
             if wanted.any_in(first, first + file.num_rows):
                 yield from _read_file(file, first, wanted)
             first += file.num_rows
+
+
+def _rows(batches: Iterator[RawBatch]) -> Iterator[RawRow]:
+    for batch in batches:
+        yield from map(batch.row, range(len(batch.positions)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +331,7 @@ def _is_list(found: pa.DataType) -> bool:
     )
 
 
-def _read_file(file: ManifestFile, first: int, wanted: _Wanted) -> Iterator[RawRow]:
+def _read_file(file: ManifestFile, first: int, wanted: _Wanted) -> Iterator[RawBatch]:
     try:
         with pq.ParquetFile(file.path) as parquet:
             if parquet.metadata.num_rows != file.num_rows:
@@ -291,7 +345,7 @@ def _read_file(file: ManifestFile, first: int, wanted: _Wanted) -> Iterator[RawR
 
 def _read_groups(
     parquet: pq.ParquetFile, file: ManifestFile, first: int, wanted: _Wanted
-) -> Iterator[RawRow]:
+) -> Iterator[RawBatch]:
     name = str(file.path)
     begin = first
     for group in range(parquet.metadata.num_row_groups):
@@ -301,8 +355,9 @@ def _read_groups(
             reading = reading_of(file.path, group, parquet.metadata, file.batch_rows)
             for batch in _batches(parquet, file, group, reading):
                 offsets = wanted.offsets(at, at + batch.num_rows)
-                for offset, values in zip(offsets, _values(batch, offsets), strict=True):
-                    yield RawRow(name, at + offset - first, at + offset, values)
+                if len(offsets) > 0:
+                    positions = [at + offset for offset in offsets]
+                    yield RawBatch(name, first, positions, _chosen(batch, offsets))
                 at += batch.num_rows
                 if not wanted.any_in(at, begin + rows):
                     break
@@ -332,23 +387,8 @@ def _check_rows(path: Path, group: int, found: int, promised: int) -> None:
         )
 
 
-def _values(batch: pa.RecordBatch, offsets: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """The rows of a batch at these offsets, as dictionaries without nulls."""
-    if len(offsets) == 0:
-        return iter(())
+def _chosen(batch: pa.RecordBatch, offsets: Sequence[int]) -> pa.RecordBatch:
+    """The rows of a batch at these offsets."""
     if isinstance(offsets, range):
-        batch = batch.slice(offsets.start, len(offsets))
-    else:
-        batch = batch.take(pa.array(offsets, pa.int64()))
-    names: list[str] = []
-    columns: list[list[Any]] = []
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if column.null_count < batch.num_rows:
-            names.append(name)
-            columns.append(to_python(column, widen=name in COLUMNS))
-    if not names:
-        return ({} for _ in range(batch.num_rows))
-    return (
-        {name: value for name, value in zip(names, row, strict=True) if value is not None}
-        for row in zip(*columns, strict=True)
-    )
+        return batch.slice(offsets.start, len(offsets))
+    return batch.take(pa.array(offsets, pa.int64()))

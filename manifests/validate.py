@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from manifests.inputs import InputFiles
 from manifests.kinds import count, describe
 from manifests.read import Manifest, RawRow
 from manifests.row import Fault, ManifestRow, RowError, parse_row
+from manifests.table import Table
+
+_POSITION = 5  # bytes of a row's position
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,61 @@ class Problem:
         return f"{self.file} row {self.row}: {fault}"
 
 
+class RowCheck:
+    """Checks the rows of a manifest in their order; holds about 40 bytes a row, to find duplicates.
+
+    Args:
+        inputs: where rows may read clips and pictures from; None does not look for them.
+
+    Of rows with one id the first counts and the later ones are problems that name it.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        defaults: Mapping[str, Any] | None = None,
+        inputs: InputFiles | None = None,
+    ) -> None:
+        self._manifest = manifest
+        self._defaults = defaults
+        self._inputs = inputs
+        self._firsts = Table(_POSITION, manifest.num_rows)
+
+    def row(self, raw: RawRow) -> ManifestRow | list[Problem]:
+        """What a row asks for, or all that is wrong with it."""
+        faults: list[Fault] = []
+        row: ManifestRow | None = None
+        try:
+            row = parse_row(raw.values, self._defaults)
+            if self._inputs is not None:
+                self._inputs.find(row, folder_of(raw.file))
+        except RowError as error:
+            faults += error.faults
+        name: Any = raw.values.get("id")
+        if is_id(name) and not self.is_first(name, raw.position):
+            faults.append(self._used_already(name))
+        if row is None or faults:
+            return [Problem.at(raw, fault) for fault in faults]
+        return row
+
+    def is_first(self, row_id: str, position: int) -> bool:
+        """Whether the id is met here for the first time; asking again changes nothing."""
+        here = position.to_bytes(_POSITION)
+        return self._firsts.setdefault(id_hash(row_id), here) == here
+
+    def _used_already(self, row_id: str) -> Fault:
+        first = self._firsts.get(id_hash(row_id)) or b""
+        file, line = self._manifest.locate(int.from_bytes(first))
+        hint = f"it is first used by row {line} of {file}"
+        return Fault("id", "an id that no other row has", describe(row_id), hint)
+
+
+@lru_cache(1)
+def folder_of(file: str) -> Path:
+    """The folder of a manifest's file, where the names of its rows' inputs count from."""
+    return Path(file).parent
+
+
 def check_rows(
     manifest: Manifest,
     defaults: Mapping[str, Any] | None = None,
@@ -47,36 +106,14 @@ def check_rows(
 ) -> Iterator[tuple[RawRow, ManifestRow | list[Problem]]]:
     """Every row of a manifest with what it asks for, or with all that is wrong with it.
 
-    Args:
-        inputs: where rows may read clips and pictures from; None does not look for them.
-
-    One pass; holds one batch of rows, and about 130 bytes a row to find duplicate ids. Of rows with
-    one id the first counts and the later ones are problems that name it.
+    One pass; holds one batch of rows, and what a `RowCheck` holds.
 
     Raises:
         ManifestError: where a file turns out to be damaged.
     """
-    seen: dict[bytes, int] = {}
+    check = RowCheck(manifest, defaults, inputs)
     for raw in manifest.rows():
-        faults: list[Fault] = []
-        row: ManifestRow | None = None
-        try:
-            row = parse_row(raw.values, defaults)
-            if inputs is not None:
-                inputs.find(row, Path(raw.file).parent)
-        except RowError as error:
-            faults += error.faults
-        name = raw.values.get("id")
-        if is_id(name):
-            first = seen.setdefault(id_hash(str(name)), raw.position)
-            if first != raw.position:
-                file, line = manifest.locate(first)
-                hint = f"it is first used by row {line} of {file}"
-                faults.append(Fault("id", "an id that no other row has", describe(name), hint))
-        if faults:
-            yield raw, [Problem.at(raw, fault) for fault in faults]
-        elif row is not None:
-            yield raw, row
+        yield raw, check.row(raw)
 
 
 def format_problems(problems: Sequence[Problem], limit: int = 50) -> str:

@@ -40,6 +40,11 @@ def to_python(column: pa.Array, *, widen: bool) -> list[Any]:
     ]
 
 
+def has_oversize(column: pa.Array) -> bool:
+    """Whether any value takes more than MAX_VALUE_BYTES, without reading them."""
+    return _sizes(column) is not None
+
+
 def _converted(column: pa.Array) -> list[Any]:
     if pa.types.is_dictionary(column.type):
         used = pc.call_function("unique", [column.indices.drop_null()])

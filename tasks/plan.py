@@ -8,21 +8,20 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from manifests.ledger import Known
 from manifests.read import Manifest, RawRow
-from manifests.row import ManifestRow, RowError, parse_row
+from manifests.row import RowError, parse_row
 from manifests.storage import RunFolder
-from manifests.validate import Problem, check_rows
+from manifests.validate import Problem, folder_of
 from tasks.catalogue import Catalogue
 from tasks.job import Conditions, Engine, Job, Signature, resolve
+from tasks.kin import PlannedRow, RefusedRow, planned_rows
+from tasks.work import Work
 
 SHARD_ROWS = 256
 PROBLEMS_KEPT = 1000  # of bad rows; nobody reads a longer report
-FINISHED_BYTES_PER_PIXEL = 0.03  # h264 at quality 18 on the demo's clips, rounded up
-LATENT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -32,42 +31,6 @@ class Shard:
     index: int
     positions: Sequence[int]
     signature: Signature
-
-
-@dataclass
-class Work:
-    """What there is to do, added up over the rows to render.
-
-    `controlled_pictures` are those of `unet_pictures` that have a ControlNet beside them.
-    """
-
-    rows: int = 0
-    frames: int = 0
-    output_frames: int = 0
-    unet_calls: int = 0
-    unet_pictures: int = 0
-    native_pictures: float = 0.0
-    controlled_pictures: int = 0
-    padded_frames: int = 0
-    video_bytes: int = 0
-    latent_bytes: int = 0
-
-    def add(self, job: Job) -> None:
-        """Count one more job that is to be rendered."""
-        row = job.row
-        height, width = row.height or 0, row.width or 0
-        pixels = height * width * row.spatial_scale**2
-        latent = height * width // job.model.scale_factor**2 * job.model.latent_channels
-        self.rows += 1
-        self.frames += row.num_frames
-        self.output_frames += job.output_frames
-        self.unet_calls += job.unet_calls
-        self.unet_pictures += job.unet_pictures
-        self.native_pictures += job.native_pictures
-        self.controlled_pictures += job.unet_pictures if job.conditions.controlnet else 0
-        self.padded_frames += row.num_segments * row.segment_frames - row.num_frames
-        self.video_bytes += int(job.output_frames * pixels * FINISHED_BYTES_PER_PIXEL) + 2048
-        self.latent_bytes += row.num_frames * latent * LATENT_BYTES
 
 
 @dataclass
@@ -91,6 +54,17 @@ class Plan:
     invalid_rows: int = 0
     work: Work = field(default_factory=Work)
     switches_in_manifest_order: int = 0
+
+    def refuse(
+        self, row: RefusedRow, on_invalid: Callable[[str, list[Problem]], None] | None
+    ) -> None:
+        """Note a bad row, and tell of it."""
+        self.invalid_rows += 1
+        self.problems += row.problems[: max(0, PROBLEMS_KEPT - len(self.problems))]
+        name = _ledger_id(row.raw, row.problems)
+        self.digests.put(name, "", "invalid")
+        if on_invalid is not None:
+            on_invalid(name, row.problems)
 
     @property
     def switches(self) -> int:
@@ -121,31 +95,30 @@ def make_plan(
     Raises:
         ManifestError: a damaged file.
     """
-    plan = Plan()
+    plan = Plan(digests=Known(manifest.num_rows))
     pending: dict[Signature, array[int]] = {}
     last: Signature | None = None
-    for raw, checked in check_rows(manifest, defaults, catalogue.inputs):
+    for row in planned_rows(manifest, catalogue, defaults, engine):
         plan.rows += 1
-        job = _checked_job(raw, checked, catalogue, engine)
-        if isinstance(job, list):
-            plan.invalid_rows += 1
-            plan.problems += job[: max(0, PROBLEMS_KEPT - len(plan.problems))]
-            name = _ledger_id(raw, job)
-            plan.digests.put(name, "", "invalid")
-            if on_invalid is not None:
-                on_invalid(name, job)
+        if isinstance(row, RefusedRow):
+            plan.refuse(row, on_invalid)
             continue
-        done = _is_done(job, known, folder)
-        plan.digests.put(job.row.id, job.digest, "ok" if done else "failed")
-        plan.done += done
-        plan.done_native_pictures += job.native_pictures if done else 0.0
-        if done or (only_failed and not _has_failed(job, known)):
+        kind = row.kind
+        done = _is_done(row, known, folder)
+        plan.digests.put(row.id, row.digest, "ok" if done else "failed")
+        if done:
+            plan.done += 1
+            plan.done_native_pictures += kind.work.native_pictures
+        if done or (only_failed and not _has_failed(row, known)):
             continue
-        signature = job.signature
-        plan.switches_in_manifest_order += last not in (None, signature)
-        last = signature
-        pending.setdefault(signature, array("Q")).append(raw.position)
-        plan.work.add(job)
+        signature = kind.signature
+        if signature is not last:
+            plan.switches_in_manifest_order += last not in (None, signature)
+            last = signature
+        if signature not in pending:
+            pending[signature] = array("Q")
+        pending[signature].append(row.position)
+        plan.work.add(kind.work)
     plan.shards = _cut(pending, shard_rows)
     return plan
 
@@ -164,7 +137,7 @@ def jobs_of(
     for raw in manifest.rows_at(shard.positions):
         row = parse_row(raw.values, defaults)
         try:
-            yield _job(raw, row, catalogue, engine)
+            yield catalogue.job(row, raw.values, folder_of(raw.file), raw.position, engine)
         except RowError as error:
             found = catalogue.find(row.model)
             yield resolve(row, raw.position, *found, engine, Conditions(lost=str(error)))
@@ -177,29 +150,14 @@ def _ledger_id(raw: RawRow, problems: list[Problem]) -> str:
     return problems[0].id
 
 
-def _checked_job(
-    raw: RawRow, checked: ManifestRow | list[Problem], catalogue: Catalogue, engine: Engine
-) -> Job | list[Problem]:
-    if isinstance(checked, list):
-        return checked
-    try:
-        return _job(raw, checked, catalogue, engine)
-    except RowError as error:
-        return [Problem.at(raw, fault) for fault in error.faults]
-
-
-def _job(raw: RawRow, row: ManifestRow, catalogue: Catalogue, engine: Engine) -> Job:
-    return catalogue.job(row, raw.values, Path(raw.file).parent, raw.position, engine)
-
-
-def _is_done(job: Job, known: Known | None, folder: RunFolder | None) -> bool:
-    if known is None or not known.is_done(job.row.id, job.digest):
+def _is_done(row: PlannedRow, known: Known | None, folder: RunFolder | None) -> bool:
+    if known is None or not known.is_done(row.id, row.digest):
         return False
-    return folder is None or folder.has_video(job.digest, job.row.id, job.row.codec)
+    return folder is None or folder.has_video(row.digest, row.id, row.kind.job.row.codec)
 
 
-def _has_failed(job: Job, known: Known | None) -> bool:
-    found = known.get(job.row.id) if known is not None else None
+def _has_failed(row: PlannedRow, known: Known | None) -> bool:
+    found = known.get(row.id) if known is not None else None
     return found is not None and found[1] == "failed"
 
 

@@ -1,0 +1,63 @@
+"""What there is to do, in the units that time and disk are reckoned in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tasks.job import Job
+
+FINISHED_BYTES_PER_PIXEL = 0.03  # h264 at quality 18 on the demo's clips, rounded up
+LATENT_BYTES = 4
+
+
+@dataclass
+class Work:
+    """What there is to do, added up over rows.
+
+    `controlled_pictures` are those of `unet_pictures` that have a ControlNet beside them.
+    """
+
+    rows: int = 0
+    frames: int = 0
+    output_frames: int = 0
+    unet_calls: int = 0
+    unet_pictures: int = 0
+    native_pictures: float = 0.0
+    controlled_pictures: int = 0
+    padded_frames: int = 0
+    video_bytes: int = 0
+    latent_bytes: int = 0
+
+    @classmethod
+    def of(cls, job: Job) -> Work:
+        """The work of one job."""
+        row = job.row
+        height, width = row.height or 0, row.width or 0
+        pixels = height * width * row.spatial_scale**2
+        latent = height * width // job.model.scale_factor**2 * job.model.latent_channels
+        pictures = job.unet_pictures
+        return cls(
+            rows=1,
+            frames=row.num_frames,
+            output_frames=job.output_frames,
+            unet_calls=job.unet_calls,
+            unet_pictures=pictures,
+            native_pictures=job.native_pictures,
+            controlled_pictures=pictures if job.conditions.controlnet else 0,
+            padded_frames=row.num_segments * row.segment_frames - row.num_frames,
+            video_bytes=int(job.output_frames * pixels * FINISHED_BYTES_PER_PIXEL) + 2048,
+            latent_bytes=row.num_frames * latent * LATENT_BYTES,
+        )
+
+    def add(self, other: Work) -> None:
+        """Count other work, too."""
+        self.rows += other.rows
+        self.frames += other.frames
+        self.output_frames += other.output_frames
+        self.unet_calls += other.unet_calls
+        self.unet_pictures += other.unet_pictures
+        self.native_pictures += other.native_pictures
+        self.controlled_pictures += other.controlled_pictures
+        self.padded_frames += other.padded_frames
+        self.video_bytes += other.video_bytes
+        self.latent_bytes += other.latent_bytes
