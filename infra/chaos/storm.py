@@ -156,7 +156,7 @@ class Storm:
             self.story.kills[-1].orphans = len(self._actors())
         self._process = process
         while process.poll() is None:
-            if self._during and self._await_rows(self._draw.randint(1, 6)):
+            if self._during and self._await_rows(self._draw.randint(1, 3)):
                 time.sleep(self._draw.uniform(0, 1))
                 self._strike_next()
             else:
