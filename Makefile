@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_OUT ?= renders/demo
 
-.PHONY: help demo setup test test-slow check format clean mini
+.PHONY: help demo setup test test-slow chaos check format clean mini
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ test: $(VENV)/.dev ## the tests, about ten minutes on two cores
 
 test-slow: $(VENV)/.dev ## the longer proofs
 	$(BIN)/python -m pytest -q -m "slow and not soak"
+
+chaos: $(VENV)/.dev ## kill a run's processes in every window, and its power; about half an hour
+	$(BIN)/python -m infra.chaos
 
 check: $(VENV)/.dev ## formatting, lint, types
 	$(BIN)/ruff format --check .

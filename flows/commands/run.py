@@ -69,6 +69,8 @@ def run(
     started = time.monotonic()
     settled = _settled(manifest, folder, settings) if not rows else None
     if settled is not None:
+        with folder.lock("settled"):
+            folder.sweep_temporary()  # what orphans of a killed run left since
         write_json(folder.summary_file, settled)
         return _end(settled, folder, 0.0, quiet=quiet, as_json=as_json)
     # Ray starts in the background while Prefect does in the foreground.

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -18,15 +18,19 @@ import pyarrow.parquet as pq
 
 from flows.settings import RenderSettings
 from infra.chaos import windows
-from infra.chaos.nodes import Nodes
+from infra.chaos.nodes import Nodes, OwnRay, actors
+from infra.chaos.power_loss import lose_power
 from infra.chaos.processes import kill, marked
 from infra.chaos.rows import write_manifest
-from infra.chaos.storm import ACTORS, Aim, Storm, Story
+from infra.chaos.storm import ACTORS, AT_THE_END, DURING, Storm, Story
 from infra.chaos.verify import faults, hash_of_frames, ledger_rows
+from infra.chaos.windows import Aim
 from manifests.read import open_manifest
 from manifests.storage import RunFolder
 from tasks.job import Engine
 from tasks.plan import jobs_of, make_plan
+
+PATIENCE = 400.0  # seconds until the Ray of a killed run has noticed
 
 
 @dataclass
@@ -77,10 +81,17 @@ def weather(
     rows: int,
     folder: Path,
     *,
-    during: tuple[Aim, ...] | None = None,
+    during: Sequence[Aim] = DURING,
+    at_the_end: Sequence[Aim] = AT_THE_END,
+    own_ray: Sequence[int] = (),
     tell: Callable[[str], None] = print,
 ) -> tuple[Calm, list[Outcome], list[str]]:
-    """Render `rows` rows undisturbed, then once a seed in a storm; also what was left running."""
+    """Render `rows` rows undisturbed, then once a seed in a storm; also what was left running.
+
+    Args:
+        during, at_the_end: the kills of each seed.
+        own_ray: those of the seeds in which each run starts a Ray of its own, and loses no node.
+    """
     manifest = write_manifest(folder, rows)
     ids = pq.read_table(manifest, columns=["id"]).column(0).to_pylist()
     mark = uuid4().hex
@@ -90,9 +101,17 @@ def weather(
         tell(f"undisturbed: {rows} rows in {calm.wall:.0f} s")
         for seed in seeds:
             out = folder / f"seed-{seed}"
-            more = {} if during is None else {"during": during}
+            place = OwnRay(f"ZS2_CHAOS={mark}") if seed in own_ray else nodes
             storm = Storm(
-                seed, manifest, out, nodes, calm.sample_files, mark=mark, tell=tell, **more
+                seed,
+                manifest,
+                out,
+                place,
+                calm.sample_files,
+                mark=mark,
+                during=[aim for aim in during if place is nodes or aim.victim != "node"],
+                at_the_end=at_the_end,
+                tell=tell,
             )
             story = storm.run()
             wrong = faults(out, ids, calm.frames) + story.broke_off
@@ -102,12 +121,13 @@ def weather(
             for fault in wrong:
                 tell(f"  {fault}")
         end = time.monotonic() + 60
-        while (
-            left := [pid for kind in ACTORS for pid in nodes.actors(kind)]
-        ) and time.monotonic() < end:
+        while (left := actors(nodes, *ACTORS)) and time.monotonic() < end:
             time.sleep(0.5)
         running = [f"{pid} is left on the cluster" for pid in left]
-    running += [f"{pid} is left: {command}" for pid, command in marked(f"ZS2_CHAOS={mark}").items()]
+    end = time.monotonic() + PATIENCE
+    while (orphans := marked(f"ZS2_CHAOS={mark}")) and time.monotonic() < end:
+        time.sleep(1)
+    running += [f"{pid} is left: {command}" for pid, command in orphans.items()]
     for pid in marked(f"ZS2_CHAOS={mark}"):
         kill(pid)
     return calm, outcomes, running
@@ -151,17 +171,24 @@ def main() -> int:
     """Parse, storm, print; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m infra.chaos", description=__doc__)
     parser.add_argument("--rows", type=int, default=200)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3, 4, 5])
+    parser.add_argument(
+        "--own-ray", type=int, nargs="*", default=[6], help="seeds without a cluster"
+    )
     parser.add_argument("--out", type=Path, help="keep everything in this folder")
     chosen = parser.parse_args()
     folder = (chosen.out or Path(tempfile.mkdtemp(prefix="zs2-chaos-"))).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    calm, outcomes, running = weather(chosen.seeds, chosen.rows, folder)
+    seeds = [*chosen.seeds, *chosen.own_ray]
+    calm, outcomes, running = weather(seeds, chosen.rows, folder, own_ray=chosen.own_ray)
     print(f"\n{chosen.rows} rows a seed; undisturbed they take {calm.wall:.0f} s\n")
     print(table(chosen.rows, calm, outcomes))
     hit = {kill.window for outcome in outcomes for kill in outcome.story.kills}
     missed = [window for window in windows.WANTED if window not in hit]
     wrong = [fault for outcome in outcomes for fault in outcome.faults] + running
+    losses = lose_power(folder)
+    print(f"\n{losses.told()}\n")
+    wrong += losses.faults
     for line in [*(f"no kill fell into the window {window}" for window in missed), *wrong]:
         print(f"FAULT {line}")
     if chosen.out is None and not wrong:

@@ -1,12 +1,11 @@
-"""A Ray cluster of two nodes on this machine, of which one can be lost and comes back."""
+"""Where a storm computes: two Ray nodes of which one can be lost, or the Ray that each run starts itself."""
 
 from __future__ import annotations
 
 import os
-import random
 from typing import Any
 
-from infra.chaos.processes import children, command, descendants, kill
+from infra.chaos.processes import children, command, descendants, kill, marked
 
 STORE_BYTES = 2**28
 
@@ -15,7 +14,8 @@ class Nodes:
     """The cluster: a context manager. Its head stays; the other node is there to be killed."""
 
     def __init__(self) -> None:
-        os.environ["RAY_worker_niceness"] = "0"  # Ray's own 15 starves on a machine that is shared
+        # Ray's own, 15, starves where other work goes on.
+        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
         from ray.cluster_utils import Cluster
 
         self._cluster: Any = Cluster()
@@ -47,16 +47,33 @@ class Nodes:
         self._cluster.remove_node(self._other, allow_graceful=False)
         return raylet
 
-    def actors(self, kind: str, *, busy: bool = False) -> list[int]:
-        """Pids of the actors of a class, on both nodes; only those in a call where `busy`."""
-        title = f"ray::{kind}" + (".run" if busy else "")
-        raylets = [_raylet(node) for node in (self._head, self._other)]
-        return [pid for pid in children(*raylets) if command(pid).startswith(title)]
+    def raylets(self) -> list[int]:
+        """Pids of the parents of all actors."""
+        return [_raylet(node) for node in (self._head, self._other)]
 
-    def pick(self, draw: random.Random, *kinds: str, busy: bool = False) -> int | None:
-        """One of the actors of these classes; None where there is none."""
-        found = [pid for kind in kinds for pid in self.actors(kind, busy=busy)]
-        return draw.choice(found) if found else None
+
+class OwnRay:
+    """No cluster: each run starts a Ray of its own, which a killed one leaves behind for a while.
+
+    Args:
+        mark: NAME=value in the environment of the runs.
+    """
+
+    address = None
+
+    def __init__(self, mark: str) -> None:
+        self._mark = mark
+
+    def raylets(self) -> list[int]:
+        """Pids of the parents of all actors, orphans among them."""
+        found = marked(self._mark)
+        return [pid for pid, said in found.items() if "raylet/raylet " in said]
+
+
+def actors(place: Nodes | OwnRay, *kinds: str, busy: bool = False) -> list[int]:
+    """Pids of the actors of these classes; only those in a call where `busy`."""
+    titles = tuple(f"ray::{kind}" + (".run" if busy else "") for kind in kinds)
+    return [pid for pid in children(*place.raylets()) if command(pid).startswith(titles)]
 
 
 def _raylet(node: Any) -> int:

@@ -10,6 +10,7 @@ import json
 import os
 import random
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -54,6 +55,22 @@ class Finding:
     states: Counter[str] = field(default_factory=Counter[str])
     resumed: int = 0
     faults: list[str] = field(default_factory=list[str])
+
+    def told(self) -> str:
+        """In one line."""
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.states.items())
+        return (
+            f"power loss: {self.moments} moments, {sum(self.states.values())} different disks "
+            f"({kinds}), {self.resumed} of them rendered to the end: {len(self.faults)} faults"
+        )
+
+
+def lose_power(folder: Path) -> Finding:
+    """Record a small render, and examine every disk that a crash may leave of it."""
+    with tempfile.TemporaryDirectory(dir=folder) as here:
+        experiment = Experiment(Path(here))
+        experiment.record()
+        return experiment.examine()
 
 
 def write_manifests(folder: Path) -> tuple[Path, Path]:

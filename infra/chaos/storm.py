@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from infra.chaos import windows
-from infra.chaos.nodes import Nodes
+from infra.chaos.nodes import Nodes, OwnRay, actors
 from infra.chaos.processes import command, freeze, is_alive, kill, release, state
 from infra.chaos.watch import Event, Watcher
 from infra.chaos.windows import Aim
@@ -71,7 +71,7 @@ class Story:
 
 
 class Storm:
-    """Renders `manifest` into `out` on `nodes`, and kills by `random.Random(seed)`.
+    """Renders `manifest` into `out` at `place`, and kills by `random.Random(seed)`.
 
     Args:
         sample_files: id → the name of its latents file.
@@ -83,7 +83,7 @@ class Storm:
         seed: int,
         manifest: Path,
         out: Path,
-        nodes: Nodes,
+        place: Nodes | OwnRay,
         sample_files: dict[str, str],
         *,
         mark: str,
@@ -92,7 +92,7 @@ class Storm:
         tell: Callable[[str], None] = print,
     ) -> None:
         self.story = Story(seed)
-        self.manifest, self.out, self.nodes = manifest, out, nodes
+        self.manifest, self.out, self.place = manifest, out, place
         self.sample_files, self.mark, self.tell = sample_files, mark, tell
         self._draw = random.Random(seed)
         self._during = self._draw.sample(during, len(during))
@@ -112,7 +112,8 @@ class Storm:
         """Give the same command until it ends well."""
         try:
             command = ["render", str(self.manifest), "-o", str(self.out)]
-            command += ["--ray-address", self.nodes.address, "--samplers", "2"]
+            if self.place.address is not None:
+                command += ["--ray-address", self.place.address, "--samplers", "2"]
             while (code := self._give(command)) != 0:
                 if code == 3:  # a row had the bad luck to be hit three times
                     self.story.capped += self._failed()
@@ -198,9 +199,10 @@ class Storm:
     def _strike_now(self, aim: Aim) -> None:
         if aim.victim == "node":
             thrown_away = self._thrown_away(self._actors("SamplerActor"))
-            pid = self.nodes.kill_node()
+            assert isinstance(self.place, Nodes), "a run's own Ray has one node"
+            pid = self.place.kill_node()
             self._note(aim, windows.FLIGHT, pid, thrown_away=thrown_away)
-            self.nodes.add()
+            self.place.add()
         elif aim.victim == "driver":
             assert self._process is not None
             pid = self._process.pid
@@ -211,7 +213,7 @@ class Storm:
 
     def _strike_actor(self, aim: Aim) -> None:
         kinds = KINDS[aim.victim]
-        pid = self.nodes.pick(self._draw, *kinds, busy=True) or self.nodes.pick(self._draw, *kinds)
+        pid = self._pick(*kinds, busy=True) or self._pick(*kinds)
         if pid is None or not freeze(pid):
             return
         busy = command(pid).split(" ")[0].endswith(".run")
@@ -316,7 +318,7 @@ class Storm:
     def _kill_driver(self, aim: Aim, window: str, row: str = "") -> None:
         assert self._process is not None
         thrown_away = self._thrown_away(self._actors("SamplerActor"))
-        if (orphan := self.nodes.pick(self._draw, "AssembleActor", "SamplerActor")) is not None:
+        if (orphan := self._pick("AssembleActor", "SamplerActor")) is not None:
             # One of the orphans is slow to die, and wakes when the next run is at work.
             freeze(orphan)
             threading.Timer(self._draw.uniform(5, 25), release, [orphan]).start()
@@ -327,7 +329,11 @@ class Storm:
         return {result.record["id"] for result in list(self._watcher.results)}
 
     def _actors(self, *kinds: str) -> list[int]:
-        return [pid for kind in kinds or ACTORS for pid in self.nodes.actors(kind)]
+        return actors(self.place, *(kinds or ACTORS))
+
+    def _pick(self, *kinds: str, busy: bool = False) -> int | None:
+        found = actors(self.place, *kinds, busy=busy)
+        return self._draw.choice(found) if found else None
 
     def _thrown_away(self, samplers: list[int]) -> float:
         now = time.monotonic()
