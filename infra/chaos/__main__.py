@@ -73,7 +73,13 @@ class Outcome:
 
     story: Story
     faults: list[str]
+    lost: int  # rows without an ok result
     latents_left: int
+
+    @property
+    def doubled(self) -> int:
+        """ok results beyond one of each id and digest, in all journals there ever were."""
+        return sum(self.story.results.values()) - len(self.story.results)
 
 
 def weather(
@@ -115,8 +121,11 @@ def weather(
             )
             story = storm.run()
             wrong = faults(out, ids, calm.frames) + story.broke_off
+            done = {row["id"] for row in ledger_rows(out) if row["status"] == "ok"}
             latents = len(list((out / "latents").iterdir()))
-            outcomes.append(Outcome(story, wrong, latents))
+            outcomes.append(Outcome(story, wrong, len(set(ids) - done), latents))
+            if outcomes[-1].doubled:
+                wrong.append(f"{outcomes[-1].doubled} rows were done twice")
             tell(f"seed {seed}: {story.wall:.0f} s, {story.starts} starts, {len(wrong)} faults")
             for fault in wrong:
                 tell(f"  {fault}")
@@ -133,22 +142,23 @@ def weather(
     return calm, outcomes, running
 
 
-def table(rows: int, calm: Calm, outcomes: list[Outcome]) -> str:
+def table(calm: Calm, outcomes: list[Outcome]) -> str:
     """The measured figures, as Markdown."""
     kills = [kill for outcome in outcomes for kill in outcome.story.kills]
     counted = Counter((kill.victim, kill.window) for kill in kills)
     lines = ["| killed | in the window | kills |", "| --- | --- | ---: |"]
     lines += [f"| {who} | {where} | {count} |" for (who, where), count in sorted(counted.items())]
     lines += [f"| all | | {len(kills)} |", ""]
-    head = "seed|kills|starts|rows lost|rows doubled|sampled again|assembled again|at the cap"
+    head = "seed|kills|starts|orphans (woken)|rows lost|rows doubled|sampled again|assembled again"
+    head += "|at the cap"
     head += "|latents left|s lost|device-s thrown away|faults"
     lines += [f"| {' | '.join(head.split('|'))} |", "| ---: " * len(head.split("|")) + "|"]
     for outcome in outcomes:
-        lines.append(f"| {' | '.join(map(str, _figures(rows, calm, outcome)))} |")
+        lines.append(f"| {' | '.join(map(str, _figures(calm, outcome)))} |")
     return "\n".join(lines)
 
 
-def _figures(rows: int, calm: Calm, outcome: Outcome) -> list[object]:
+def _figures(calm: Calm, outcome: Outcome) -> list[object]:
     story = outcome.story
     again = [sum(counts.values()) - len(counts) for counts in (story.sampled, story.assembled)]
     cut_short = sum(kill.thrown_away for kill in story.kills)
@@ -156,8 +166,9 @@ def _figures(rows: int, calm: Calm, outcome: Outcome) -> list[object]:
         story.seed,
         len(story.kills),
         story.starts,
-        rows - len({row_id for row_id, _ in story.results}),
-        sum(story.results.values()) - len(story.results),
+        f"{sum(kill.orphans for kill in story.kills)} ({story.woken})",
+        outcome.lost,
+        outcome.doubled,
         *again,
         story.capped,
         outcome.latents_left,
@@ -182,7 +193,7 @@ def main() -> int:
     seeds = [*chosen.seeds, *chosen.own_ray]
     calm, outcomes, running = weather(seeds, chosen.rows, folder, own_ray=chosen.own_ray)
     print(f"\n{chosen.rows} rows a seed; undisturbed they take {calm.wall:.0f} s\n")
-    print(table(chosen.rows, calm, outcomes))
+    print(table(calm, outcomes))
     hit = {kill.window for outcome in outcomes for kill in outcome.story.kills}
     missed = [window for window in windows.WANTED if window not in hit]
     wrong = [fault for outcome in outcomes for fault in outcome.faults] + running

@@ -63,6 +63,7 @@ class Story:
     kills: list[Kill] = field(default_factory=list[Kill])
     wall: float = 0.0
     starts: int = 0
+    woken: int = 0  # actors of a killed run, frozen, that lived to see the next one
     capped: int = 0  # rows that reached the cap of attempts and were mended by `zs2 retry`
     broke_off: list[str] = field(default_factory=list[str])  # runs that ended otherwise, and how
     sampled: Counter[str] = field(default_factory=Counter[str])  # latents file → times written
@@ -321,9 +322,13 @@ class Storm:
         if (orphan := self._pick("AssembleActor", "SamplerActor")) is not None:
             # One of the orphans is slow to die, and wakes when the next run is at work.
             freeze(orphan)
-            threading.Timer(self._draw.uniform(5, 25), release, [orphan]).start()
+            threading.Timer(self._draw.uniform(5, 25), self._wake, [orphan]).start()
         kill(self._process.pid)
         self._note(aim, window, self._process.pid, row, thrown_away=thrown_away)
+
+    def _wake(self, orphan: int) -> None:
+        self.story.woken += state(orphan) == "T"
+        release(orphan)
 
     def _done(self) -> set[str]:
         return {result.record["id"] for result in list(self._watcher.results)}
