@@ -6,12 +6,12 @@ import json
 import os
 import time
 from collections.abc import Collection, Generator, Mapping
-from contextlib import suppress
 from hashlib import blake2b, file_digest, sha256
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+
+from manifests.remembered import recall, remember
 
 DIGEST_LENGTH = 32  # hex characters: 128 bits, no collision to fear among 10^12 rows
 CACHED_FROM = 64 * 2**20  # bytes; smaller files are hashed faster than it is worth remembering
@@ -79,38 +79,18 @@ def file_sha256(path: str | Path) -> str:
     if stat.st_size < CACHED_FROM:
         return _hash(path)
     key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-    known = _memory() / sha256(key.encode()).hexdigest()
-    try:
-        remembered = known.read_text()
-    except OSError:
-        remembered = ""
+    remembered = recall("hashes", key)
     if len(remembered) == 64:
         return remembered
     content = _hash(path)
     if time.time() - stat.st_mtime > _SETTLED:
-        _remember(known, content)
+        remember("hashes", key, content)
     return content
 
 
 def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
-
-
-def _memory() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME")
-    # a user without a home cannot write below /, and `_remember` lives with that
-    home = Path(os.environ.get("HOME", "/")) / ".cache"
-    return (Path(root) if root else home) / "zs2" / "hashes"
-
-
-def _remember(known: Path, content: str) -> None:
-    aside = known.with_name(f".{uuid4().hex}")
-    # a read-only or full home: the hash is computed again next time, nothing else changes
-    with suppress(OSError):
-        known.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(content)
-        aside.replace(known)
 
 
 def folder_weights_hash(folder: str | Path) -> str:

@@ -69,9 +69,8 @@ def activation_bytes(
                 unet=_unet_bytes(info, unet, segment_frames, size),
                 decode=_decode_bytes(info, vae, size),
             )
-    except (
-        Exception
-    ) as error:  # a configuration put together wrongly makes diffusers raise anything
+    # a configuration put together wrongly makes diffusers raise anything
+    except Exception as error:
         raise ModelError(
             f"model {info.name!r}: expected a configuration of which a UNet and an autoencoder can be "
             f"built that run at {size[1]}×{size[0]}, found that they cannot: {brief(error)}; check the "

@@ -34,8 +34,17 @@ def make_scheduler(name: str | None, current: Any) -> Any:
     """A fresh scheduler of the checkpoint's own noise schedule: `name`, or the kind of `current`.
 
     Raises:
-        ValueError: for a name that is not in `SCHEDULER_CLASSES`.
+        ValueError: for a name that is not in `SCHEDULER_CLASSES`, or a kind of `current` that draws
+            noise which no seed of the clip decides.
     """
+    if name is None and hasattr(
+        current, "noise_sampler"
+    ):  # of torchsde, from torch's own generator
+        raise ValueError(
+            "scheduler: expected one whose noise follows the clip's seed, found the checkpoint's own "
+            f"{type(current).__name__}, which draws from a generator of its own; name another: "
+            f"{', '.join(SCHEDULER_CLASSES)}"
+        )
     if name is None:
         return type(current).from_config(current.config)
     if name not in SCHEDULER_CLASSES:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows.commands.model_memory import DTYPES, needed
 from flows.console import size, table
 from zs2.checkpoints import folders, hub
-from zs2.models import ModelError, ModelInfo, bundled_models, describe, parameters
+from zs2.config import SEGMENT_FRAMES
+from zs2.models import Memory, ModelError, ModelInfo, bundled_models, describe, parameters
+
+_BYTES = {"float16": 2, "float32": 4}  # a number
+# What the table calls a pipeline, to leave the names of models their room.
+_SHORT = {
+    "StableDiffusionPipeline": "SD",
+    "StableDiffusionXLPipeline": "SDXL",
+    "StableDiffusionInstructPix2PixPipeline": "InstructPix2Pix",
+}
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,7 @@ class Entry:
         source: `bundled`, `cached` (of a hub, on this machine), or `named` on the command line.
         info: None where it cannot be used; then `reason` says why.
         parameters: numbers that its weights hold; None where they are not on this machine.
+        memory: what rendering adds to the weights, by the name of the dtype.
     """
 
     name: str
@@ -28,10 +39,20 @@ class Entry:
     info: ModelInfo | None = None
     parameters: int | None = None
     reason: str | None = None
+    memory: dict[str, Memory] = field(default_factory=dict[str, Memory])
 
     @property
     def is_usable(self) -> bool:
         return self.info is not None
+
+    def weights(self, dtype: str) -> int | None:
+        """Bytes of the weights in a dtype."""
+        return None if self.parameters is None else _BYTES[dtype] * self.parameters
+
+    def total(self, dtype: str) -> int | None:
+        """Bytes of the weights and the most that rendering adds."""
+        weights = self.weights(dtype)
+        return None if weights is None else weights + self.memory[dtype].peak
 
 
 def find(names: Sequence[str] = (), trusted: Sequence[str] = ()) -> list[Entry]:
@@ -71,7 +92,7 @@ def _cached(trusted: Sequence[str]) -> Iterator[Entry]:
 
 
 def _entry(source: str, info: ModelInfo) -> Entry:
-    return Entry(info.name, source, info, parameters(info))
+    return Entry(info.name, source, info, parameters(info), memory=needed(info))
 
 
 def _kind(folder: Path) -> str:
@@ -90,7 +111,10 @@ def _reason(error: ModelError) -> str:
 
 
 def as_json(entries: Sequence[Entry]) -> str:
-    """One object a model; bytes are those of the weights alone."""
+    """One object a model. Of each dtype, in bytes: `bytes_` the weights alone, `unet_bytes_` what a UNet
+    call of a segment of 8 frames at the model's size adds, `decode_bytes_` what decoding a frame adds,
+    `total_bytes_` the weights and the larger of both. What depends on weights that are not on this
+    machine is null."""
     return json.dumps([_fields(entry) for entry in entries], ensure_ascii=False)
 
 
@@ -103,8 +127,8 @@ def _fields(entry: Entry) -> dict[str, Any]:
     }
     if entry.info is None:
         return fields
-    info, count = entry.info, entry.parameters
-    return fields | {
+    info = entry.info
+    fields |= {
         "pipeline": info.pipeline,
         "height": info.height,
         "width": info.width,
@@ -113,32 +137,55 @@ def _fields(entry: Entry) -> dict[str, Any]:
         "edits": info.edits,
         "location": info.location,
         "revision": info.revision,
-        "parameters": count,
-        "bytes_float16": None if count is None else 2 * count,
-        "bytes_float32": None if count is None else 4 * count,
+        "parameters": entry.parameters,
     }
+    for dtype in DTYPES:
+        fields |= {
+            f"bytes_{dtype}": entry.weights(dtype),
+            f"unet_bytes_{dtype}": entry.memory[dtype].unet,
+            f"decode_bytes_{dtype}": entry.memory[dtype].decode,
+            f"total_bytes_{dtype}": entry.total(dtype),
+        }
+    return fields
 
 
 def text(entries: Sequence[Entry]) -> str:
-    """The models as a table, then why the others cannot be used."""
-    header = ("model", "from", "pipeline", "size", "steps", "guidance", "float16", "float32")
+    """The models as a table, what the memory of those named is made of, and why others cannot be used."""
+    header = ("model", "from", "pipeline", "size", "steps", "guidance", *DTYPES)
     rows = [_row(entry, entry.info) for entry in entries if entry.info]
-    lines = [table(rows, header)] if rows else []
-    if rows:
-        lines.append("Memory is that of the weights alone; '-' where they are not on this machine.")
+    lines = [table(rows, header), *_LEGEND] if rows else []
+    lines += [
+        _parts(entry, d) for entry in entries if entry.source == "named" for d in entry.memory
+    ]
     lines += [f"{entry.name}: not usable: {entry.reason}" for entry in entries if entry.reason]
     return "\n".join(lines)
 
 
+_LEGEND = (
+    f"Memory, at least: the weights and, at that size, {SEGMENT_FRAMES} frames in the UNet or one",
+    "decoded; a GPU's libraries take more. '-': the weights are not on this machine.",
+)
+
+
 def _row(entry: Entry, info: ModelInfo) -> tuple[object, ...]:
-    count = entry.parameters
     return (
         entry.name,
         entry.source,
-        info.pipeline.removesuffix("Pipeline"),
+        _SHORT[info.pipeline],
         f"{info.width}×{info.height}",
         info.defaults.num_inference_steps,
         f"{info.defaults.guidance_scale:g}",
-        "-" if count is None else size(2 * count),
-        "-" if count is None else size(4 * count),
+        *(_size(entry.total(dtype)) for dtype in DTYPES),
     )
+
+
+def _parts(entry: Entry, dtype: str) -> str:
+    weights, adds = _size(entry.weights(dtype)), entry.memory[dtype]
+    return (
+        f"{entry.name}, {dtype}: weights {weights}, and {size(adds.unet)} in the UNet or "
+        f"{size(adds.decode)} decoding"
+    )
+
+
+def _size(count: int | None) -> str:
+    return "-" if count is None else size(count)

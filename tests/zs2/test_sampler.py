@@ -8,6 +8,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
+from diffusers import EulerDiscreteScheduler
 
 from zs2 import ZS2Sampler
 from zs2.config import DEFAULTS, SCHEDULERS, ClipConfig
@@ -114,6 +115,26 @@ def test_zero_lambda_is_still_under_every_scheduler(sampler: ZS2Sampler, schedul
     )
     assert all(torch.equal(latent, clip.latents[0]) for latent in clip.latents)
     assert all(np.array_equal(frame, clip.frames[0]) for frame in clip.frames)
+
+
+def test_noise_that_no_seed_decides_is_refused(sampler: ZS2Sampler):
+    """A checkpoint's own scheduler that draws from torchsde's Brownian trees, as diffusers'
+    DPMSolverSDEScheduler does, is refused with the names of others; any of those may be named instead."""
+    own = sampler.pipe.scheduler
+
+    class SDEScheduler(EulerDiscreteScheduler):
+        noise_sampler = None  # torchsde is no requirement: a stand-in with what tells those apart
+
+    sampler.pipe.scheduler = SDEScheduler.from_config(own.config)
+    try:
+        with pytest.raises(ValueError, match=r"found the checkpoint's own SDEScheduler.*euler_a"):
+            sampler("a star", num_frames=2, seed=1, **QUICK)
+        named = [
+            sampler("a star", num_frames=2, seed=1, scheduler="euler_a", **QUICK) for _ in "12"
+        ]
+    finally:
+        sampler.pipe.scheduler = own
+    assert torch.equal(named[0].latents, named[1].latents)
 
 
 def test_stochastic_ddim_is_still_too(sampler: ZS2Sampler):
