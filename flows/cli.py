@@ -28,9 +28,9 @@ app = typer.Typer(
 )
 
 ManifestArgument = Annotated[
-    str, typer.Argument(help="A Parquet file, a folder of them, or a quoted glob.")
+    str, typer.Argument(help="A Parquet file, a folder of them, or a quoted glob; also s3://…")
 ]
-OutArgument = Annotated[Path, typer.Argument(help="A run folder.")]
+OutArgument = Annotated[str, typer.Argument(help="A run folder, or its URL.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -42,7 +42,7 @@ AllowOption = Annotated[
     typer.Option("--allow-model", help="Models and add-ons that rows may name; repeatable."),
 ]
 RootOption = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Option(
         "--input-root",
         help="A folder where clips and pictures are looked for after the manifest's; repeatable.",
@@ -89,7 +89,8 @@ def options(
 def render(
     manifest: ManifestArgument,
     out: Annotated[
-        str | None, typer.Option("-o", "--out", help="Run folder; default renders/<manifest>.")
+        str | None,
+        typer.Option("-o", "--out", help="Run folder, or its URL; default renders/<manifest>."),
     ] = None,
     defaults: SetOption = None,
     on_invalid: Annotated[

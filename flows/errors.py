@@ -19,7 +19,8 @@ _BAD_USAGE = {
 _CANNOT_GO_ON = {
     "flows.errors.RenderError",
     "flows.embedded.PrefectServerError",
-    "manifests.storage.LockedError",
+    "manifests.files.LockedError",
+    "manifests.object_store.UnreachableError",
     "tasks.actors.ClusterError",
     "tasks.disk.DiskFullError",
     "tasks.out_of_memory.OutOfMemory",
@@ -54,7 +55,7 @@ def exit_code_of(error: BaseException) -> int | None:
             return 1
         if name in _BAD_USAGE:
             return 2
-        if name == "manifests.storage.StorageError":
+        if name == "manifests.files.StorageError":
             return 1 if has_begun else 2
     if isinstance(error, OSError):
         return (1 if error.errno in _NO_ROOM else None) if has_begun else 2

@@ -20,10 +20,11 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.settings import RenderSettings, default_out
 from manifests.ledger import known
+from manifests.object_store import is_url
 from manifests.read import Manifest, open_manifest
 from manifests.row import check_defaults
 from manifests.run_file import write_json
-from manifests.storage import RunFolder
+from manifests.storage import RunFolder, StorageError
 from tasks.crew import Crew
 from tasks.job import Engine
 from tasks.pipeline import Interrupted
@@ -52,8 +53,8 @@ caller: ContextVar[Caller] = ContextVar("caller", default=NOBODY)
 
 
 def absolute_source(manifest: str) -> str:
-    """The manifest as any working folder finds it; a glob keeps its pattern."""
-    return str(Path(manifest).absolute())
+    """The manifest as any working folder finds it; a glob keeps its pattern, a URL is itself."""
+    return manifest if is_url(manifest) else str(Path(manifest).absolute())
 
 
 @flow(  # pyright: ignore[reportCallIssue, reportUntypedFunctionDecorator]
@@ -68,8 +69,8 @@ def render_manifest(
     """Render every row of a manifest that has no finished video yet.
 
     Args:
-        manifest: a Parquet file, a folder of them, or a glob.
-        out: the run folder; default renders/<manifest name>.
+        manifest: a Parquet file, a folder of them, or a glob; local, or on an object store.
+        out: the run folder, or its URL; default renders/<manifest name>.
         settings: how; see RenderSettings.
 
     Returns:
@@ -85,12 +86,14 @@ def render_manifest(
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
     called_by = caller.get()
     with folder.lock(run_id), _log_file(folder, run_id, called_by):
+        folder.pull()
         folder.sweep_temporary()
         run_file = _begin_run_file(folder, run_id, manifest, source, settings)
         with (
             _told_how_it_ended(folder, run_file),
             _render_run(run_id, source, folder, settings, called_by) as run,
         ):
+            folder.when_lost(run.interrupt)
             made = plan(run, settings.on_invalid == "skip")
             called_by.on_plan(made)
             log.info(
@@ -107,10 +110,9 @@ def render_manifest(
         state = "interrupted" if run.is_interrupted and left else "finished"
         summary = {**summary, "state": state, "left": left}
         log.info("%s: this run %s", state, summary["rendered"])
-        write_json(
-            folder.run_file,
-            {**run_file, "state": state, "finished_at": datetime.now(UTC).isoformat()},
-        )
+        ended = {"state": state, "finished_at": datetime.now(UTC).isoformat()}
+        write_json(folder.run_file, {**run_file, **ended})
+        folder.upload(folder.run_file)
     return summary
 
 
@@ -128,7 +130,16 @@ def _told_how_it_ended(folder: RunFolder, run_file: dict[str, Any]) -> Generator
             write_json(folder.run_file, {**run_file, **ended})
         except OSError as full:  # what ended the run is what the user has to hear
             log.error("run.json stays as it is: %s", full)
+        _upload_if_possible(folder, folder.run_file)
         raise
+
+
+def _upload_if_possible(folder: RunFolder, path: Path) -> None:
+    """What a run that broke off has to say goes to the store, unless that is what broke it."""
+    try:
+        folder.upload(path)
+    except StorageError as error:
+        log.warning("%s was not uploaded: %s", path.name, error)
 
 
 def _render_shards(run: RenderRun, made: Plan) -> None:
@@ -183,6 +194,7 @@ def _begin_run_file(
         "started_at": datetime.now(UTC).isoformat(),
     }
     write_json(folder.run_file, content)
+    folder.upload(folder.run_file)
     return content
 
 
@@ -201,7 +213,8 @@ class _LogFile(logging.FileHandler):
 
 @contextmanager
 def _log_file(folder: RunFolder, run_id: str, caller: Caller) -> Generator[None]:
-    handler = _LogFile(folder.logs / f"{run_id}.log", encoding="utf-8", delay=True)
+    path = folder.logs / f"{run_id}.log"
+    handler = _LogFile(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger = logging.getLogger("zs2")
     logger.setLevel(logging.INFO)
@@ -214,6 +227,8 @@ def _log_file(folder: RunFolder, run_id: str, caller: Caller) -> Generator[None]
         logger.propagate = True
         logger.removeHandler(handler)
         handler.close()
+        if path.exists():
+            _upload_if_possible(folder, path)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from uuid import uuid4
@@ -46,19 +46,25 @@ class Journal:
     Args:
         folder: the run folder's `results`, which must exist.
         run_id: what may be an id may be a run's id. The same run id goes on in the same file.
+        on_commit: called with the journal's path after each sync, in that thread or the closing one:
+            what copies it elsewhere.
 
     Raises:
-        StorageError: from `append`, `flush` and `close`, when the disk failed; none is swallowed.
+        StorageError: from `append`, `flush` and `close`, when the disk or `on_commit` failed; none is
+            swallowed, and after one nothing more is copied.
     """
 
-    def __init__(self, folder: Path, run_id: str) -> None:
+    def __init__(
+        self, folder: Path, run_id: str, on_commit: Callable[[Path], None] = lambda path: None
+    ) -> None:
         if not is_id(run_id):
             raise ValueError(f"a run's id is 1 to 128 of A-Za-z0-9._-, not {describe(run_id)}")
         self.path = folder / f"journal-{run_id}.jsonl"
         self._lock = threading.Lock()
         self._dirty = threading.Event()
         self._closing = threading.Event()
-        self._error: OSError | None = None
+        self._error: OSError | StorageError | None = None
+        self._on_commit = on_commit
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             self._end = self._begin(folder, run_id)
@@ -91,7 +97,7 @@ class Journal:
             if self._closing.is_set():
                 raise ValueError(f"{self.path} is closed")
             if self._error is not None:
-                raise self._failed(self._error) from self._error
+                raise self._failed(self._error)
             try:
                 self._end = self._write(line, self._end)
             except OSError as error:
@@ -118,7 +124,7 @@ class Journal:
         self._dirty.clear()
         self._sync()
         if self._error is not None:
-            raise self._failed(self._error) from self._error
+            raise self._failed(self._error)
 
     def close(self) -> None:
         """Flush and end. Closing again does nothing."""
@@ -149,11 +155,15 @@ class Journal:
     def _sync(self) -> None:
         try:
             os.fsync(self._file)
-        except OSError as error:
+            if self._error is None:
+                self._on_commit(self.path)
+        except (OSError, StorageError) as error:
             # the kernel may have dropped the pages: no later fsync can be trusted
             self._error = error
 
-    def _failed(self, error: OSError) -> StorageError:
+    def _failed(self, error: OSError | StorageError) -> StorageError:
+        if isinstance(error, StorageError):
+            return error
         reason = error.strerror or error
         return StorageError(f"{self.path} cannot be written ({reason}); make space and run again")
 

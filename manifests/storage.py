@@ -1,29 +1,47 @@
-"""The run folder: where everything lies, how files appear whole or not at all, and who may write.
+"""The run folder: where everything lies, who may write, and what of it a store holds.
 
-Files are written aside under hidden names that are unique per attempt (`.tmp-…`), synced, renamed,
-and their folder synced. What a killed attempt leaves is swept by the next run.
+A run's folder is local, or the prefix of an object store; then the paths are those of a local staging
+folder, and the verbs that do nothing for a local folder bring files from the store and put them there.
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import fcntl
-import json
 import os
 import re
-import shutil
-import socket
-import time
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from hashlib import sha256
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from uuid import uuid4
+from tempfile import TemporaryDirectory
 
 from manifests.columns import is_id
+from manifests.files import (
+    ABANDONED_AFTER,
+    LockedError,
+    StorageError,
+    aside_path,
+    make_folder,
+    publish_folder,
+    sweep_temporary,
+    sync,
+    sync_entry,
+    write_aside,
+)
 from manifests.kinds import describe
+from manifests.lock import Holder, file_holder, hold_file
+from manifests.object_store import is_url
+from manifests.remote import Remote, staging_folder
+
+__all__ = [
+    "SUFFIXES",
+    "LockedError",
+    "RunFolder",
+    "StorageError",
+    "aside_path",
+    "make_folder",
+    "publish_folder",
+    "sync",
+    "write_aside",
+]
 
 SUFFIXES = {
     "h264": ".mp4",
@@ -34,40 +52,41 @@ SUFFIXES = {
     "webp": ".webp",
     "png": "",  # a folder of frames
 }
-ABANDONED_AFTER = 6 * 3600.0  # seconds without a write, for attempts whose process cannot be asked
 
-_TEMPORARY = re.compile(r"\.tmp-([0-9a-f]{8})-(\d+)-[0-9a-f]{12}-.+", re.DOTALL)
 _DIGEST = re.compile(r"[0-9a-f]{8,64}")
-
-
-class StorageError(Exception):
-    """A run folder that cannot be used. The message ends with what to do."""
-
-
-class LockedError(StorageError):
-    """Another run holds the run folder."""
 
 
 class RunFolder:
     """The paths of a run's folder (see DESIGN.md, "What a run leaves"). Makes nothing by itself.
 
+    Args:
+        root: a local folder, or a URL (`s3://bucket/prefix`).
+        staging: of a URL: the local folder to work in; default one of its own on this machine.
+
+    Attributes:
+        name: the root as people know it; `address` is the same from any working folder.
+        root: the local folder, of a URL its staging folder.
+
     Raises:
-        StorageError: the root is an object-store URL, or something that is not a folder.
+        StorageError: the root is a URL of an unknown kind, or something that is not a folder.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, staging: Path | None = None) -> None:
         name = str(root)
-        if "://" in name:
-            raise StorageError(f"{name}: object stores are not built yet; use a local folder")
         if not name or "\0" in name:
             raise StorageError(f"{describe(name)} is not a path; give a local folder")
-        self.root = Path(name)
+        self.remote: Remote | None = None
+        if is_url(name):
+            self.remote = Remote(name, staging or staging_folder(name))
+            self.root, self.name = self.remote.staging, self.remote.url
+        else:
+            self.root, self.name = Path(name), name
         try:
             taken = self.root.exists() and not self.root.is_dir()
         except OSError as error:
             raise _unusable(name, error) from error
         if taken:
-            raise StorageError(f"{name} is a file; give another output folder")
+            raise StorageError(f"{self.root} is a file; give another output folder")
         self.videos = self.root / "videos"
         self.previews = self.root / "previews"
         self.results = self.root / "results"
@@ -111,7 +130,8 @@ class RunFolder:
 
     def has_video(self, digest: str, row_id: str, codec: str) -> bool:
         """Whether a finished video lies where `video_path` says."""
-        return self.video_path(digest, row_id, codec).exists()
+        path = self.video_path(digest, row_id, codec)
+        return self.remote.has_video(self.file_name(path)) if self.remote else path.exists()
 
     def latents_path(self, sample_digest: str) -> Path:
         """latents/<sample digest>.safetensors"""
@@ -123,239 +143,106 @@ class RunFolder:
         """A path of the folder as the ledger and metadata name it: relative, with slashes."""
         return path.relative_to(self.root).as_posix()
 
+    @property
+    def address(self) -> str:
+        """What finds the folder from any working folder: an absolute path, or the URL."""
+        return self.remote.url if self.remote else str(self.root.absolute())
+
+    def address_of(self, path: Path) -> str:
+        """A file of the folder, as people find it."""
+        return self.remote.store.url_of(self.file_name(path)) if self.remote else str(path)
+
     @contextmanager
     def lock(self, run_id: str) -> Generator[None]:
-        """Hold the folder for one run. The kernel frees the lock when the process ends, however it
-        ends, so a killed run leaves none behind.
+        """Hold the folder for one run. A killed run leaves no lock behind: the kernel frees a local
+        one, the next run takes over a store's.
 
         Raises:
             LockedError: another run holds it; the message names that run.
         """
-        handle = self._take_lock()
-        try:
-            holder = {
-                "run_id": run_id,
-                "pid": os.getpid(),
-                "host": socket.gethostname(),
-                "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            }
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps(holder).encode(), 0)
+        remote = self.remote
+        with remote.lock(run_id) if remote else hold_file(self.lock_file, run_id):
             yield
-        finally:
-            os.ftruncate(handle, 0)
-            os.close(handle)
 
-    def _take_lock(self) -> int:
-        try:
-            handle = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise StorageError(f"{self.lock_file} cannot be written ({error.strerror})") from error
-        # `lock_holder` holds the lock for an instant: one refusal is not yet another run
-        for wait in (0.1, 0.2, 0.2, None):
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if wait is not None:
-                    time.sleep(wait)
-                    continue
-                os.close(handle)
-                raise LockedError(self._held_by()) from None
-            except OSError as error:
-                os.close(handle)
-                raise StorageError(
-                    f"{self.root}: this file system has no locks ({error.strerror}); "
-                    "use a folder on a local disk"
-                ) from error
-            break
-        return handle
+    def when_lost(self, stop: Callable[[], None]) -> None:
+        """Call `stop`, in another thread, should another run take the held lock over: a store's can
+        be, from a run that could not renew it. From then on every write raises LockedError."""
+        if self.remote:
+            self.remote.when_lost(stop)
 
-    def lock_holder(self) -> dict[str, str | int] | None:
+    def lock_holder(self) -> Holder | None:
         """Who holds the lock right now (run_id, pid, host, started), or None."""
-        try:
-            handle = os.open(self.lock_file, os.O_RDONLY)
-        except FileNotFoundError:
-            return None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            try:
-                return json.loads(os.pread(handle, 4096, 0))
-            except ValueError:
-                return {}  # taken this instant, its name not written yet
-        finally:
-            os.close(handle)
-        return None
-
-    def _held_by(self) -> str:
-        holder = self.lock_holder() or {}
-        who = (
-            f"run {holder.get('run_id')} (pid {holder.get('pid')} on {holder.get('host')}, "
-            f"started {holder.get('started')})"
-            if holder
-            else "another run"
-        )
-        return f"{self.root} is in use by {who}; wait for it, stop it, or use another folder"
+        return self.remote.holder() if self.remote else file_holder(self.lock_file)
 
     def sweep_temporary(self, abandoned_after: float = ABANDONED_AFTER) -> int:
-        """Remove what dead attempts left: those of this host whose process is gone, and any not
-        written to for `abandoned_after` seconds. Returns how many went."""
-        swept = 0
-        for folder, folders, files in os.walk(self.root):
-            for name in [*folders, *files]:
-                match = _TEMPORARY.fullmatch(name)
-                if match is None:
-                    continue
-                if name in folders:
-                    folders.remove(name)
-                path = Path(folder, name)
-                if _abandoned(path, match[1], int(match[2]), abandoned_after):
-                    swept += _remove(path)
-        return swept
+        """Remove what dead attempts left in the local folder; see `files.sweep_temporary`."""
+        return sweep_temporary(self.root, abandoned_after)
+
+    @contextmanager
+    def view(self) -> Generator[RunFolder]:
+        """The folder to read from, without its lock: of a store, a copy of its ledger, run.json and
+        summary.json as they are now, gone afterwards."""
+        if self.remote is None:
+            yield self
+            return
+        with TemporaryDirectory(prefix="zs2-") as staging:
+            seen = RunFolder(self.name, Path(staging))
+            seen.pull()
+            yield seen
+
+    def exists(self, path: Path) -> bool:
+        """Whether a file of the folder is there; of a store, there."""
+        return self.remote.has(self.file_name(path)) if self.remote else path.exists()
+
+    def pull(self) -> None:
+        """At the start of a run, under the lock: staging's ledger becomes the store's."""
+        if self.remote:
+            self.remote.pull()
+
+    def upload(self, path: Path) -> None:
+        """A finished file of the folder goes to the store."""
+        if self.remote:
+            self.remote.upload(self.file_name(path))
+
+    def remove(self, path: Path) -> None:
+        """Remove a file of the folder, in the store, too."""
+        path.unlink(missing_ok=True)
+        if self.remote:
+            self.remote.remove(self.file_name(path))
+
+    def push_ledger(self) -> None:
+        """After a compaction: the store's ledger becomes staging's."""
+        if self.remote:
+            self.remote.push_ledger()
+
+    @contextmanager
+    def delivery(self, digest: str, row_id: str, codec: str) -> Generator[Path]:
+        """Where to make a finished video; it is where it belongs when this is left without error."""
+        path = self.video_path(digest, row_id, codec)
+        with self.remote.delivery(self.file_name(path)) if self.remote else nullcontext(path) as at:
+            yield at
+
+    @contextmanager
+    def latents_file(self, sample_digest: str) -> Generator[Path]:
+        """Where latents are found if they were sampled before, and kept if they are sampled now."""
+        path = self.latents_path(sample_digest)
+        with self.remote.latents(self.file_name(path)) if self.remote else nullcontext(path) as at:
+            yield at
+
+    def forget_latents(self, sample_digest: str) -> None:
+        """Remove latents whose row has ended and stands in the journal."""
+        path = self.latents_path(sample_digest)
+        if self.remote:
+            self.remote.forget_latents(self.file_name(path))
+        else:
+            path.unlink(missing_ok=True)
+
+    def commit_journal(self, journal: Path) -> None:
+        """After a sync of the journal: what it has grown by goes to the store."""
+        if self.remote:
+            self.remote.commit_journal(journal)
 
 
 def _unusable(root: str | Path, error: OSError) -> StorageError:
     reason = error.strerror or error
     return StorageError(f"{root} cannot be used ({reason}); choose another folder or make space")
-
-
-def _abandoned(path: Path, host: str, pid: int, abandoned_after: float) -> bool:
-    if host == _host() and not _alive(pid):
-        return True
-    try:
-        return time.time() - path.lstat().st_mtime > abandoned_after
-    except FileNotFoundError:
-        return False  # finished or swept by its own process meanwhile
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
-
-
-def _host() -> str:
-    return sha256(socket.gethostname().encode()).hexdigest()[:8]
-
-
-def aside_path(path: Path) -> Path:
-    """A hidden name beside `path` that no other attempt uses and `sweep_temporary` knows."""
-    # the full name last: encoders choose their format by the suffix
-    return path.with_name(f".tmp-{_host()}-{os.getpid()}-{uuid4().hex[:12]}-{path.name}")
-
-
-@contextmanager
-def write_aside(path: Path) -> Generator[Path]:
-    """A temporary path beside `path` to write to; on leaving it is synced and renamed to `path`.
-
-    On an error nothing appears at `path` and the temporary is removed. The folder is made where it
-    is missing.
-    """
-    make_folder(path.parent)
-    aside = aside_path(path)
-    try:
-        yield aside
-        sync(aside)
-        aside.replace(path)
-        sync(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-@contextmanager
-def publish_folder(path: Path) -> Generator[Path]:
-    """As `write_aside`, for a folder: yields a fresh folder that becomes `path` as a whole.
-
-    What stood at `path` is exchanged for it in one step and then removed. Where the file system
-    cannot exchange, it is moved away first: a crash between the two leaves no folder there, never
-    a mixture.
-    """
-    make_folder(path.parent)
-    aside = aside_path(path)
-    aside.mkdir()
-    try:
-        yield aside
-        for folder, _, files in os.walk(aside, topdown=False):
-            for name in files:
-                sync(Path(folder, name))
-            sync(Path(folder))
-        _put_folder(aside, path)
-        sync(path.parent)
-    finally:
-        _remove(aside)
-
-
-def _put_folder(aside: Path, path: Path) -> None:
-    """Rename a folder to `path`. What stood there has the name `aside` afterwards, or is gone."""
-    while True:
-        try:
-            aside.rename(path)
-            return
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
-        if _exchange(aside, path):
-            return
-        # Or gone meanwhile: another attempt of the row, of a run that was killed, may be at it too.
-        replaced = aside_path(path)
-        with suppress(FileNotFoundError):
-            path.rename(replaced)
-        _remove(replaced)
-
-
-_EXCHANGE, _HERE = 2, -100  # Linux: RENAME_EXCHANGE, AT_FDCWD
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Let two paths change their names in one step; whether the system could."""
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
-    names = os.fsencode(one), os.fsencode(other)
-    return renameat2 is not None and not renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE)
-
-
-def _remove(path: Path) -> bool:
-    """Remove a file or a folder; whether it went. A folder into which the encoder of an actor that
-    was killed still writes stays, for the next run's sweep."""
-    if not path.is_dir() or path.is_symlink():
-        path.unlink(missing_ok=True)
-        return True
-    for _ in range(20):
-        try:
-            shutil.rmtree(path)
-        except FileNotFoundError:  # another run's sweep, or the encoder's own doing
-            pass
-        except OSError as error:
-            if error.errno != errno.ENOTEMPTY:
-                raise
-        if not path.exists():
-            return True
-        time.sleep(0.05)
-    return False
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and its parents so that they outlast a power loss: each is synced into its
-    parent, also one that is there, since its maker may have been killed before it came to that."""
-    if not folder.is_dir():
-        make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-    sync_entry(folder)
-
-
-def sync_entry(folder: Path) -> None:
-    """fsync a folder's name into its parent."""
-    with suppress(PermissionError):  # what may not be read was not made by a run
-        sync(folder.parent)
-
-
-def sync(path: Path) -> None:
-    """fsync a file or a folder."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -17,6 +17,7 @@ from typing import Any
 
 import ray
 
+from manifests.object_store import UnreachableError
 from manifests.storage import RunFolder
 from tasks import stages
 from tasks.disk import DiskFullError, write_with_room
@@ -41,7 +42,7 @@ class StageFailure:
         fatal: the actor is of no further use (a CUDA context is broken) and must be replaced; what
             the row did to it counts as a crash.
         again: something outside ended it; the row is tried again, as after its actor's death.
-        disk_full: no further row would fit; the run has to stop.
+        ends_run: no further row would fare better (a full disk, a dead store); the run has to stop.
     """
 
     stage: str
@@ -50,7 +51,7 @@ class StageFailure:
     details: str
     fatal: bool = False
     again: bool = False
-    disk_full: bool = False
+    ends_run: bool = False
 
 
 # After an error with these words every further CUDA call of the process fails.
@@ -68,7 +69,7 @@ def _failure(stage: str, error: Exception) -> StageFailure:
         traceback.format_exc(),
         fatal=poisoned and not isinstance(error, OutOfMemory),
         again=type(error).__name__ == "EncoderKilledError",
-        disk_full=isinstance(error, DiskFullError),
+        ends_run=isinstance(error, DiskFullError | UnreachableError),
     )
 
 
@@ -105,8 +106,8 @@ class SamplerActor:
         try:
             stages.load_in_memory(self.models, self.fallbacks, job)
             started = time.monotonic()
-            path = self.folder.latents_path(job.sample_digest)
-            sampled, note = stages.sample_in_memory(self.models, self.fallbacks, job, path)
+            with self.folder.latents_file(job.sample_digest) as path:
+                sampled, note = stages.sample_in_memory(self.models, self.fallbacks, job, path)
             stage = "decode"
             latents = sampled.latents
             decoded, more = stages.decode_in_memory(self.models, self.fallbacks, job, latents)
@@ -160,16 +161,15 @@ class AssembleActor:
     @ray.method(num_returns=2)
     def run(self, job: Job, frames: stages.Frames) -> tuple[Report | StageFailure, None]:
         """The file; no frames come back."""
-
         started = time.monotonic()
-        path = stages.output_path(self.folder, job)
         try:
-            report = write_with_room(
-                self.folder.root, lambda: stages.assemble_video(job, frames, path)
-            )
+            with self.folder.delivery(job.digest, job.row.id, job.row.codec) as path:
+                report = write_with_room(
+                    self.folder.root, lambda: stages.assemble_video(job, frames, path)
+                )
         except Exception as error:  # of any kind: one row's failure, told to the ledger
             return _failure("assemble", error), None
-        report["file_name"] = self.folder.file_name(path)
+        report["file_name"] = self.folder.file_name(stages.output_path(self.folder, job))
         return {**report, "seconds_assemble": time.monotonic() - started}, None
 
 

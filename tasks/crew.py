@@ -8,7 +8,6 @@ from __future__ import annotations
 import signal
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
@@ -35,13 +34,13 @@ class Crew:
     """Starts at once, in a thread of its own.
 
     Args:
-        root: the run folder; the actors write there.
+        root: the run folder's address; the actors write there.
         rows: to render; there are never more samplers.
     """
 
-    def __init__(self, cluster: Cluster, root: Path, rows: int) -> None:
+    def __init__(self, cluster: Cluster, root: str, rows: int) -> None:
         self._cluster = cluster
-        self._root = root.absolute()
+        self._root = root
         self._rows = rows
         self._opened: Future[tuple[Pipeline, Placement]] = Future()
         self._closing = Event()
@@ -98,7 +97,7 @@ class Crew:
             threads=cluster.threads,
             gpus_per_sampler=cluster.gpus_per_sampler,
         )
-        spawners = placement.spawners(str(self._root))
+        spawners = placement.spawners(self._root)
         sizes = {"sample": placement.samplers}
         pools = {
             name: ActorPool(name, spawn, sizes.get(name, placement.post_actors), cluster.deadline)

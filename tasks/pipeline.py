@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from manifests.object_store import UnreachableError
 from tasks.actors import StageFailure
 from tasks.disk import DiskFullError
 from tasks.flight import Flight, Source
@@ -237,8 +238,9 @@ class Pipeline:
     def _end_failed_call(
         self, stage: Stage, worker: Worker, flight: Flight, said: StageFailure
     ) -> None:
-        if said.disk_full:
-            raise DiskFullError(said.message)
+        if said.ends_run:
+            is_disk = said.error_type == DiskFullError.__name__
+            raise (DiskFullError if is_disk else UnreachableError)(said.message)
         log.info("row %s failed\n%s", flight.job.row.id, said.details)
         if said.fatal:
             self._lose_actor(stage, worker, said.message, blame=False)

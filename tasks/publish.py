@@ -83,6 +83,7 @@ def publish(
         The summary, as written to summary.json.
     """
     compact(folder.root, keep=ids.__contains__)
+    folder.push_ledger()
     _write_metadata(folder)
     statuses = Counter(
         status
@@ -94,7 +95,9 @@ def publish(
     if earlier is not None and not tally.statuses:  # nothing was done: the last run's figures stand
         summary = {**earlier, "rows": summary["rows"], "rendered": summary["rendered"]}
     write_json(folder.summary_file, summary)
+    folder.upload(folder.summary_file)
     write_gallery(folder, iter_results(folder.root), title=title, summary=summary)
+    folder.upload(folder.gallery_file)
     return summary
 
 
@@ -145,7 +148,7 @@ def _write_metadata(folder: RunFolder) -> None:
     batches = _metadata_batches(folder)
     first = next(batches, None)
     if first is None:
-        folder.metadata_file.unlink(missing_ok=True)
+        folder.remove(folder.metadata_file)
         return
     with (
         write_aside(folder.metadata_file) as aside,
@@ -154,6 +157,7 @@ def _write_metadata(folder: RunFolder) -> None:
         writer.write_batch(first)
         for batch in batches:
             writer.write_batch(batch)
+    folder.upload(folder.metadata_file)
 
 
 def _metadata_batches(folder: RunFolder) -> Iterator[pa.RecordBatch]:

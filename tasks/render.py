@@ -74,7 +74,7 @@ class RenderRun:
         self.shard_rows = shard_rows
         self.observer = observer
         self.tally = Tally()
-        self.journal = Journal(folder.results, run_id)
+        self.journal = Journal(folder.results, run_id, folder.commit_journal)
         self._crew = crew
         self._opening = threading.Lock()
         self._interrupted = threading.Event()
@@ -98,7 +98,7 @@ class RenderRun:
         """
         with self._opening:
             if self._crew is None:
-                self._crew = Crew(self.cluster, self.folder.root, rows)
+                self._crew = Crew(self.cluster, self.folder.address, rows)
             pipeline = self._crew.pipeline()
             self._started = self._started or time.monotonic()
         if self.is_interrupted:
@@ -121,7 +121,7 @@ class RenderRun:
         row = result_row(ending)
         self.journal.append(row)
         if ending.status == "ok" and not self.keep_latents:
-            self.folder.latents_path(ending.job.sample_digest).unlink(missing_ok=True)
+            self.folder.forget_latents(ending.job.sample_digest)
         self.tally.add(row, ending.report)
         self._clock()
         if self.observer is not None:

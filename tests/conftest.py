@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 # Set before anything imports them: no test talks to a hub or counts as usage.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -15,6 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 
 from tests import tiny_models
+from tests.object_server import Store, moto, proxied
 
 
 def build_tiny_pipe(folder: Path):
@@ -62,3 +65,28 @@ def tiny_model(tiny_pipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tiny_pipe.save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def moto_port() -> Iterator[int]:
+    """moto's server: an S3 on loopback."""
+    with moto() as port:
+        yield port
+
+
+@pytest.fixture
+def s3(moto_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Store]:
+    """A store with nothing wrong with it yet, this process's environment set for it."""
+    with proxied(moto_port) as store:
+        for name, value in store.environment().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("ZS2_STAGING", str(tmp_path / "staging"))
+        monkeypatch.setenv("ZS2_STORE_RETRY_SECONDS", "5")
+        monkeypatch.setenv("ZS2_STORE_TIMEOUT", "1")
+        yield store
+
+
+@pytest.fixture
+def bucket(s3: Store) -> str:
+    """An empty bucket's URL."""
+    return s3.bucket(f"test-{uuid4().hex[:12]}")

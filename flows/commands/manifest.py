@@ -25,7 +25,7 @@ from tasks.catalogue import Catalogue
 def validate(
     manifest: str,
     pairs: Sequence[str],
-    input_roots: Sequence[Path],
+    input_roots: Sequence[str],
     trust_pickles: Sequence[str] = (),
 ) -> dict[str, Any]:
     """All problems of a manifest's rows, of the models and add-ons on this machine, too.

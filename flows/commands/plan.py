@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from flows.console import duration, size, table
@@ -31,7 +31,7 @@ def plan(
     *,
     pairs: Sequence[str],
     allow_models: Sequence[str] | None,
-    input_roots: Sequence[Path],
+    input_roots: Sequence[str],
     trust_pickles: Sequence[str],
     dtype: str,
     samplers: int,
@@ -44,18 +44,18 @@ def plan(
         UsageError: bad rows (all in one message). ManifestError, RowError, StorageError.
     """
     source = open_manifest(manifest)
-    folder = RunFolder(out) if out else None
-    made = make_plan(
-        source,
-        Catalogue(allow_models, trusted=trust_pickles, inputs=InputFiles(input_roots)),
-        defaults=parse_defaults(pairs),
-        engine=Engine(dtype),
-        known=known(folder.root) if folder else None,
-        folder=folder,
-    )
-    if made.invalid_rows:
-        raise UsageError(f"{manifest}: {format_problems(made.problems)}")
-    rate, source_of_rate = _rate(rate, folder, made)
+    with RunFolder(out).view() if out else nullcontext() as folder:
+        made = make_plan(
+            source,
+            Catalogue(allow_models, trusted=trust_pickles, inputs=InputFiles(input_roots)),
+            defaults=parse_defaults(pairs),
+            engine=Engine(dtype),
+            known=known(folder.root) if folder else None,
+            folder=folder,
+        )
+        if made.invalid_rows:
+            raise UsageError(f"{manifest}: {format_problems(made.problems)}")
+        rate, source_of_rate = _rate(rate, folder, made)
     hours = made.work.native_pictures / rate / 3600 if rate else None
     return {
         "manifest": manifest,

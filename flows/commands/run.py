@@ -17,6 +17,7 @@ from flows.settings import RenderSettings, default_out
 from manifests.journal import list_journals
 from manifests.kinds import count
 from manifests.ledger import known
+from manifests.object_store import is_url
 from manifests.read import open_manifest
 from manifests.row import check_defaults, parse_defaults
 from manifests.run_file import read_json, write_json
@@ -31,14 +32,14 @@ QUICK_CHECK_ROWS = 50_000
 
 
 def settings_of(
-    *, defaults: Sequence[str] | None, input_roots: Sequence[Path] = (), **values: Any
+    *, defaults: Sequence[str] | None, input_roots: Sequence[str] = (), **values: Any
 ) -> RenderSettings:
     """RenderSettings from options. Input roots are made absolute, for `zs2 retry` from elsewhere.
 
     Raises:
         UsageError, RowError: saying which option is wrong and what it takes.
     """
-    roots = [str(root.absolute()) for root in input_roots]
+    roots = [root if is_url(root) else str(Path(root).absolute()) for root in input_roots]
     try:
         return RenderSettings(defaults=parse_defaults(defaults or []), input_roots=roots, **values)
     except ValidationError as error:
@@ -62,19 +63,20 @@ def run(
 ) -> int:
     """Render, and return the exit code: 0 all ok, 3 some failed, 130 interrupted."""
     folder = RunFolder(out or default_out(manifest))
-    rows = _rows_to_render(manifest, folder, settings)
+    with folder.view() as seen:
+        rows = _rows_to_render(manifest, seen, settings)
+        settled = _settled(manifest, seen, settings) if not rows else None
     folder.create()
     with folder.lock("starting"):  # refused now rather than after Prefect and Ray have started
-        pass
-    started = time.monotonic()
-    settled = _settled(manifest, folder, settings) if not rows else None
-    if settled is not None:
-        with folder.lock("settled"):
+        if settled is not None:
             folder.sweep_temporary()  # what orphans of a killed run left since
-        write_json(folder.summary_file, settled)
+            write_json(folder.summary_file, settled)
+            folder.upload(folder.summary_file)
+    started = time.monotonic()
+    if settled is not None:
         return _end(settled, folder, 0.0, quiet=quiet, as_json=as_json)
     # Ray starts in the background while Prefect does in the foreground.
-    crew = Crew(settings.cluster(), folder.root, rows) if rows else None
+    crew = Crew(settings.cluster(), folder.address, rows) if rows else None
     try:
         with Progress(quiet) as progress:
             summary = _run_flow(manifest, folder, settings, progress, crew)
@@ -98,17 +100,18 @@ def _end(
     return 3 if counts["failed"] or counts["invalid"] else 0
 
 
-def run_again(out: Path, *, quiet: bool, as_json: bool) -> int:
+def run_again(out: str, *, quiet: bool, as_json: bool) -> int:
     """`zs2 retry`: the run folder's own manifest and settings, failed rows only.
 
     Raises:
         UsageError: no run was there.
     """
-    content = read_json(RunFolder(out).run_file)
+    with RunFolder(out).view() as folder:
+        content = read_json(folder.run_file)
     if content is None:
         raise UsageError(f"{out}: expected the folder of an earlier run, found no run.json")
     settings = RenderSettings.model_validate({**content["settings"], "only_failed": True})
-    return run(content["manifest"], str(out), settings, quiet=quiet, as_json=as_json)
+    return run(content["manifest"], out, settings, quiet=quiet, as_json=as_json)
 
 
 def _rows_to_render(manifest: str, folder: RunFolder, settings: RenderSettings) -> int:
@@ -151,8 +154,8 @@ def _settled(manifest: str, folder: RunFolder, settings: RenderSettings) -> dict
         and run_file["settings"] == settings.model_dump(mode="json")
         and sum(summary["rows"].values()) == run_file["rows"]
         and not list_journals(folder.results)
-        and folder.metadata_file.exists()
-        and folder.gallery_file.exists()
+        and folder.exists(folder.metadata_file)
+        and folder.exists(folder.gallery_file)
     )
     none = dict.fromkeys(summary["rows"], 0)
     return {**summary, "rendered": none, "state": "finished", "left": 0} if same else None
@@ -175,7 +178,7 @@ def _run_flow(
                 Caller(progress.on_plan, progress.on_row, _say_what_ctrl_c_does, crew)
             )
             try:
-                return render_manifest(manifest, str(folder.root), settings)
+                return render_manifest(manifest, folder.name, settings)
             finally:
                 caller.reset(token)
     finally:
@@ -189,7 +192,7 @@ def _say_what_ctrl_c_does() -> None:
 
 def _closing_lines(summary: Mapping[str, Any], folder: RunFolder, seconds: float) -> str:
     rows, rendered = summary["rows"], summary["rendered"]
-    named = shlex.quote(str(folder.root))
+    named = shlex.quote(folder.name)
     total = sum(rows.values()) + summary["left"]
     if not any(rendered.values()):
         lines = [f"nothing to do: {rows['ok']} of {total} rows are ok"]
@@ -207,5 +210,5 @@ def _closing_lines(summary: Mapping[str, Any], folder: RunFolder, seconds: float
         )
     if summary["state"] == "interrupted":
         lines.append("interrupted; the same command goes on where it stopped")
-    lines.append(f"look at {folder.gallery_file}")
+    lines.append(f"look at {folder.address_of(folder.gallery_file)}")
     return "\n".join(lines)

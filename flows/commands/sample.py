@@ -32,7 +32,7 @@ def sample(
     pairs: Sequence[str],
     source: str | None,
     row_id: str | None,
-    input_roots: Sequence[Path],
+    input_roots: Sequence[str],
     trust_pickles: Sequence[str],
     dtype: str,
     safety_checker: str,

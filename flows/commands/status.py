@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from flows.console import duration
@@ -17,13 +16,17 @@ from tasks.publish import failures_by_cause
 MOST_SHOWN = 400  # characters of a cause; the example has its message whole
 
 
-def status(out: Path) -> dict[str, Any]:
-    """Counts, rate and failures of the run in `out`.
+def status(out: str) -> dict[str, Any]:
+    """Counts, rate and failures of the run in `out`, a folder or a URL.
 
     Raises:
         UsageError: no run was there.
     """
-    folder = RunFolder(out)
+    with RunFolder(out).view() as folder:
+        return _status(out, folder)
+
+
+def _status(out: str, folder: RunFolder) -> dict[str, Any]:
     content = read_json(folder.run_file)
     if content is None:
         raise UsageError(f"{out}: expected the folder of a run, found no run.json")
@@ -34,7 +37,7 @@ def status(out: Path) -> dict[str, Any]:
     started = datetime.fromisoformat(content["started_at"])
     rate = _rows_per_second(folder, started) if holder is not None else None
     return {
-        "out": str(out),
+        "out": out,
         "manifest": content["manifest"],
         "run_id": content["run_id"],
         "state": _state(content["state"], holder is not None),

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from manifests import storage
+from manifests import files
 from manifests.storage import (
     LockedError,
     RunFolder,
@@ -70,12 +70,12 @@ def test_no_digest_or_id_leads_out_of_the_folder(tmp_path: Path, digest: str, ro
 
 
 def test_a_root_that_cannot_be_one_is_refused_with_the_remedy(tmp_path: Path):
-    """A file, an object store, an impossible name, a place where nothing can be written."""
+    """A file, a URL of another kind, an impossible name, a place where nothing can be written."""
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match="another output folder"):
         RunFolder(tmp_path / "file")
-    for url in ("s3://bucket/out", "gs://bucket/out"):
-        with pytest.raises(StorageError, match="not built yet; use a local folder"):
+    for url in ("ftp://bucket/out", "https://example.org/out"):
+        with pytest.raises(StorageError, match="one of s3://"):
             RunFolder(url)
     with pytest.raises(StorageError, match="local folder"):
         RunFolder("a\0b")
@@ -142,7 +142,7 @@ def test_two_attempts_may_put_the_same_folder_in_place(
     succeed, what stands there is one of the two, and nothing is left beside it; also on a file
     system that cannot exchange two names."""
     if not exchange:
-        monkeypatch.setattr(storage, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     path = tmp_path / "clip"
     with publish_folder(path) as first:
         (first / "0.png").write_text("first")
