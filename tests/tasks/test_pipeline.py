@@ -58,7 +58,8 @@ class Actor:
             raise KeyError("not expected")
         if do in ("fail", "fatal", "full disk") or (do == "fatal first" and attempt == 0):
             fatal, full = do.startswith("fatal"), do == "full disk"
-            failure = StageFailure(self.stage, "Bad", "wrong", "details", fatal, ends_run=full)
+            kind = "DiskFullError" if full else "Bad"
+            failure = StageFailure(self.stage, kind, "wrong", "details", fatal, ends_run=full)
             return failure, None
         if do == "again" or (do == "again first" and attempt == 0):
             return StageFailure(self.stage, "EncoderKilled", "shot", "details", again=True), None
