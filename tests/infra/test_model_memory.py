@@ -41,6 +41,7 @@ def test_what_is_shipped_of_the_bundled_models_is_what_they_need():
     assert json.loads(SHIPPED.read_text("utf-8")) == bundled()
 
 
+@pytest.mark.slow
 def test_the_report_says_what_is_computed():
     """SD 1.5's rows; every architecture has its two."""
     report = REPORT.read_text("utf-8").splitlines()

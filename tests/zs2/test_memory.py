@@ -81,7 +81,7 @@ def sample(sampler: ZS2Sampler, num_frames: int) -> None:
     )
 
 
-@pytest.mark.parametrize("family", ["sd2", "sdxl", "ip2p"])
+@pytest.mark.parametrize("family", [pytest.param("sd2", marks=pytest.mark.slow), "sdxl", "ip2p"])
 def test_a_clip_holds_what_is_said(family: str, tmp_path: Path):
     """A real clip of two segments on the CPU, the whole call: within 5 % of the UNet's estimate."""
     sampler, info = wide(family, tmp_path)
