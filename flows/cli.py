@@ -112,7 +112,7 @@ def render(
     keep_latents: Annotated[
         bool, typer.Option("--keep-latents", help="Post-processing can change without sampling.")
     ] = False,
-    shard_rows: Annotated[int, typer.Option(help="Rows of one Prefect task run.")] = 256,
+    shard_rows: Annotated[int, typer.Option(help="Rows of one Prefect task run, at least.")] = 256,
     row_deadline: Annotated[float, typer.Option(help="Seconds a stage of a row may take.")] = 3600,
     price_per_hour: PriceOption = None,
     quiet: QuietOption = False,
@@ -369,6 +369,28 @@ def manifest_columns(as_json: JsonOption = False) -> None:
     from flows.commands import manifest as manifest_commands
 
     print(manifest_commands.columns(as_json, shutil.get_terminal_size().columns))
+
+
+bench_app = typer.Typer(
+    help="Measure this machine and this version.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(bench_app, name="bench")
+
+
+@bench_app.command("plan")
+def bench_plan(
+    rows: Annotated[int, typer.Option(help="To plan, resume and publish.")] = 100_000,
+    run_rows: Annotated[
+        int | None, typer.Option(help="To run with actors that do nothing; default a fifth.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Rows a second and memory of planning, resuming, status, publishing and the run's driver."""
+    from flows.commands import bench as bench_commands
+
+    runs = min(100_000, max(1000, rows // 5)) if run_rows is None else run_rows
+    report = bench_commands.plan(rows, runs)
+    print(json.dumps(report, ensure_ascii=False) if as_json else bench_commands.text(report))
 
 
 def main() -> None:

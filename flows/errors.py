@@ -17,6 +17,7 @@ _BAD_USAGE = {
     "zs2.models.ModelError",
 }
 _CANNOT_GO_ON = {
+    "flows.commands.bench.BenchError",
     "flows.errors.RenderError",
     "flows.embedded.PrefectServerError",
     "manifests.files.LockedError",

@@ -19,7 +19,6 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.settings import RenderSettings, default_out
-from manifests.ledger import known
 from manifests.object_store import is_url
 from manifests.read import Manifest, open_manifest
 from manifests.row import check_defaults
@@ -106,7 +105,7 @@ def render_manifest(
                 title = Path(manifest).name
                 summary = publish_run(run, made, title, settings.price_per_hour)
         folder.sweep_temporary()  # what actors that died in this run left
-        left = max(0, made.rows - len(known(folder.root)))
+        left = max(0, made.rows - sum(summary["rows"].values()))
         state = "interrupted" if run.is_interrupted and left else "finished"
         summary = {**summary, "state": state, "left": left}
         log.info("%s: this run %s", state, summary["rendered"])

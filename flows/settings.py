@@ -62,7 +62,7 @@ class RenderSettings(BaseModel):
     )
     threads: int = Field(1, ge=1, description="CPU threads a sampler; decides the last bits.")
     gpus_per_sampler: float = Field(1.0, ge=0, description="GPUs a sampler; 0 renders on the CPU.")
-    shard_rows: int = Field(SHARD_ROWS, ge=1, description="Rows of one Prefect task run.")
+    shard_rows: int = Field(SHARD_ROWS, ge=1, description="Rows of one Prefect task run, at least.")
     row_deadline: float = Field(
         CALL_DEADLINE,
         gt=0,

@@ -14,8 +14,12 @@ from typing import TYPE_CHECKING
 from tasks.job import CALL_DEADLINE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tasks.actors import Placement
     from tasks.pipeline import Pipeline
+
+    Spawners = Callable[[Placement, str], dict[str, Callable[[], object]]]
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,15 @@ class Crew:
     Args:
         root: the run folder's address; the actors write there.
         rows: to render; there are never more samplers.
+        spawners: says of a placement and the root what starts an actor of each stage; default
+            `Placement.spawners`.
     """
 
-    def __init__(self, cluster: Cluster, root: str, rows: int) -> None:
+    def __init__(
+        self, cluster: Cluster, root: str, rows: int, spawners: Spawners | None = None
+    ) -> None:
         self._cluster = cluster
+        self._spawners = spawners
         self._root = root
         self._rows = rows
         self._opened: Future[tuple[Pipeline, Placement]] = Future()
@@ -97,7 +106,7 @@ class Crew:
             threads=cluster.threads,
             gpus_per_sampler=cluster.gpus_per_sampler,
         )
-        spawners = placement.spawners(self._root)
+        spawners = (self._spawners or actors.Placement.spawners)(placement, self._root)
         sizes = {"sample": placement.samplers}
         pools = {
             name: ActorPool(name, spawn, sizes.get(name, placement.post_actors), cluster.deadline)

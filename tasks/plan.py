@@ -20,7 +20,8 @@ from tasks.job import Conditions, Engine, Job, Signature, resolve
 from tasks.kin import PlannedRow, RefusedRow, planned_rows
 from tasks.work import Work
 
-SHARD_ROWS = 256
+SHARD_ROWS = 256  # or more, so that there are
+MOST_SHARDS = 200  # of a run: Prefect takes about 26 kB of the driver's memory for each task run
 PROBLEMS_KEPT = 1000  # of bad rows; nobody reads a longer report
 
 
@@ -163,6 +164,7 @@ def _has_failed(row: PlannedRow, known: Known | None) -> bool:
 
 def _cut(pending: Mapping[Signature, Sequence[int]], shard_rows: int) -> list[Shard]:
     shards: list[Shard] = []
+    shard_rows = max(shard_rows, sum(map(len, pending.values())) // MOST_SHARDS)
     for signature, positions in pending.items():
         for start in range(0, len(positions), shard_rows):
             shards.append(Shard(len(shards), positions[start : start + shard_rows], signature))

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from manifests.columns import META
 from manifests.ledger import Known, compact, iter_results, ledger_batches
-from manifests.result import ResultRow
+from manifests.result import RESULT_COLUMNS, STATUSES, ResultRow, from_record
 from manifests.run_file import read_json, write_json
 from manifests.storage import RunFolder, write_aside
 from tasks.gallery import write_gallery
@@ -190,14 +190,18 @@ def failures_by_cause(folder: RunFolder) -> list[Cause]:
     """Failed and invalid rows grouped by what is wrong, whatever the file; most rows first."""
     rows: Counter[tuple[str, str, str]] = Counter()
     examples: dict[tuple[str, str, str], tuple[str, str]] = {}
-    for row in iter_results(folder.root):
-        if row.status == "ok":
-            continue
+    for row in _not_ok(folder):
         told = next(iter((row.error_message or "").splitlines()), "")
         cause = (row.stage or row.status, row.error_type or "", _without_names(row, told))
         rows[cause] += 1
         examples.setdefault(cause, (row.id, told))
     return [Cause(*cause, count, *examples[cause]) for cause, count in rows.most_common()]
+
+
+def _not_ok(folder: RunFolder) -> Iterator[ResultRow]:
+    statuses = [status for status in STATUSES if status != "ok"]
+    for batch in ledger_batches(folder.root, RESULT_COLUMNS, statuses=statuses):
+        yield from map(from_record, batch.to_pylist())
 
 
 def _without_names(row: ResultRow, message: str) -> str:

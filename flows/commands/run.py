@@ -118,11 +118,12 @@ def _rows_to_render(manifest: str, folder: RunFolder, settings: RenderSettings) 
     """How many rows are left to render, from a quick look before anything heavy is started.
 
     Raises:
-        UsageError: bad rows. Not for large manifests: planning them is the flow's first task.
+        UsageError: bad rows. Not for large manifests, unless all was done before: planning them is
+            the flow's first task.
     """
     source = open_manifest(manifest)
     defaults = check_defaults(settings.defaults)
-    if source.num_rows > QUICK_CHECK_ROWS:
+    if source.num_rows > QUICK_CHECK_ROWS and _settled(manifest, folder, settings) is None:
         return source.num_rows
     made = make_plan(
         source,

@@ -8,7 +8,8 @@ from typing import Any
 
 from flows.console import duration
 from flows.errors import UsageError
-from manifests.ledger import iter_results, known
+from manifests.journal import lines_of, list_journals, records_of
+from manifests.ledger import known
 from manifests.run_file import read_json
 from manifests.storage import RunFolder
 from tasks.publish import failures_by_cause
@@ -34,8 +35,7 @@ def _status(out: str, folder: RunFolder) -> dict[str, Any]:
     counts = known(folder.root).counts()
     total: int = content["rows"]
     left = max(0, total - sum(counts.values()))
-    started = datetime.fromisoformat(content["started_at"])
-    rate = _rows_per_second(folder, started) if holder is not None else None
+    rate = _rows_per_second(folder, content["run_id"]) if holder is not None else None
     return {
         "out": out,
         "manifest": content["manifest"],
@@ -57,14 +57,19 @@ def _state(written: str, is_held: bool) -> str:
     return "killed (the same command goes on where it stopped)" if written == "running" else written
 
 
-def _rows_per_second(folder: RunFolder, started: datetime) -> float | None:
-    ended = [
-        row.finished_at
-        for row in iter_results(folder.root)
-        if row.finished_at is not None and row.finished_at >= started
-    ]
-    seconds = (datetime.now(UTC) - min(ended)).total_seconds() if ended else 0.0
-    return len(ended) / seconds if seconds > 0 else None
+def _rows_per_second(folder: RunFolder, run_id: str) -> float | None:
+    """Of the run that goes on, from its journal: since its first row ended."""
+    rows, first = 0, dict[str, Any]()
+    for path, header in list_journals(folder.results):
+        if header.run_id == run_id:
+            with path.open("rb") as file:
+                _, begun = next(records_of(file), (0, {}))
+                rows += sum(1 for _ in lines_of(file))
+            first = first or begun
+    if "finished_at" not in first:  # it has not begun to render, or it is publishing
+        return None
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(first["finished_at"])).total_seconds()
+    return rows / seconds if seconds > 0 else None
 
 
 def text(report: Mapping[str, Any]) -> str:

@@ -1,0 +1,143 @@
+"""`zs2 bench`: what a run costs where nothing is sampled, measured on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from flows.bench_steps import STEPS
+from flows.console import table
+from flows.errors import UsageError
+from manifests.kinds import count
+from tasks.publish import versions
+
+MILLION = 1_000_000
+MOST_MB = 1000.0
+LEAST_ROWS = 10  # of the run: its memory is looked at at every tenth
+LEAST_RATE = 300.0  # rows a second of the run
+MOST_GROWTH = 5.0  # MB of the run's driver, from a tenth of its rows to the last one
+SECONDS = {"plan": 60.0, "resume after a kill": 30.0, "resume": 30.0}  # of a million rows
+DOES_NOT_COUNT = ("make", "record")  # they prepare what the others measure
+
+
+class BenchError(RuntimeError):
+    """A step that failed; the message has what it said."""
+
+
+def plan(rows: int, run_rows: int) -> dict[str, Any]:
+    """Measure planning, resuming, status, publishing and a run of actors that do nothing.
+
+    Args:
+        rows: of the manifest that is planned, and whose results are read and published.
+        run_rows: of the run.
+
+    Returns:
+        `machine`, `versions` and `steps`: by step `rows`, `seconds`, `cpu_seconds`, `mb_loaded` and
+        `mb_peak` of its own process, `limits` and `within`, whether it keeps to them.
+
+    Raises:
+        UsageError: too few rows. BenchError: a step failed.
+    """
+    if rows < 1 or run_rows < LEAST_ROWS:
+        raise UsageError(
+            f"zs2 bench plan: expected at least 1 row and {LEAST_ROWS} for the run, "
+            f"found {rows} and {run_rows}"
+        )
+    steps: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="zs2-bench-") as folder:
+        for name in STEPS:
+            measured = _measure(name, folder, rows, run_rows)
+            if name not in DOES_NOT_COUNT:
+                steps[name] = measured | judged(name, measured)
+    return {"machine": _machine(), "versions": versions(), "steps": steps}
+
+
+def _measure(name: str, folder: str, rows: int, run_rows: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "flows.bench_steps", name, folder, str(rows), str(run_rows)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"zs2 bench plan: the step {name!r} failed\n{done.stderr.strip()[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def judged(name: str, measured: Mapping[str, Any]) -> dict[str, Any]:
+    """The limits of a step, those of time in proportion to its rows, and whether it keeps them."""
+    rate = measured["rows"] / measured["seconds"]
+    limits: dict[str, float] = {"mb_peak": MOST_MB}
+    found = {"mb_peak": measured["mb_peak"], "rows_per_second": rate}
+    least = {"rows_per_second": 0.0}
+    if name in SECONDS:
+        least["rows_per_second"] = MILLION / SECONDS[name]
+    if name == "run":
+        least["rows_per_second"] = LEAST_RATE
+        limits["mb_growth"] = MOST_GROWTH
+        found["mb_growth"] = measured["mb_late"] - measured["mb_early"]
+    within = all(found[key] <= most for key, most in limits.items()) and all(
+        found[key] >= few for key, few in least.items()
+    )
+    return {**found, "limits": {"at_most": limits, "at_least": least}, "within": within}
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0],
+    }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    named = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """The report as a table for people."""
+    machine = report["machine"]
+    cores = count(machine["cores"], "core")
+    libraries = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
+    header = ("step", "rows", "seconds", "CPU s", "rows/s", "least", "peak MB", "most", "")
+    return "\n".join(
+        [
+            f"{machine['processor']}, {cores}, load {machine['load']:.1f} at the end; "
+            f"{machine['system']}",
+            libraries,
+            "",
+            table((_cells(name, step) for name, step in report["steps"].items()), header),
+            *_run_lines(report["steps"]["run"]),
+            "least: of a million rows, planned in 60 s or resumed in 30 s; MB of the whole process",
+        ]
+    )
+
+
+def _cells(name: str, step: Mapping[str, Any]) -> tuple[str, ...]:
+    limits = step["limits"]
+    least = limits["at_least"]["rows_per_second"]
+    return (
+        name,
+        f"{step['rows']:,}",
+        f"{step['seconds']:.1f}",
+        f"{step['cpu_seconds']:.1f}",
+        f"{step['rows_per_second']:,.0f}",
+        f"{least:,.0f}" if least else "-",
+        f"{step['mb_peak']:.0f}",
+        f"{limits['at_most']['mb_peak']:.0f}",
+        "ok" if step["within"] else "MISSED",
+    )
+
+
+def _run_lines(run: Mapping[str, Any]) -> Iterator[str]:
+    early = run["rows"] // 10
+    yield (
+        f"the run's driver: {run['mb_early']:.1f} MB at row {early:,}, {run['mb_late']:.1f} MB at row "
+        f"{run['rows']:,}: {run['mb_growth']:+.1f} MB (most {MOST_GROWTH:+.0f})"
+    )
