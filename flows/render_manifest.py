@@ -120,9 +120,9 @@ def _told_how_it_ended(folder: RunFolder, run_file: dict[str, Any]) -> Generator
     """Should the run break off, say so in run.json and in its log."""
     try:
         yield
-    except BaseException as error:  # Ctrl-C too
+    except BaseException as error:  # Ctrl-C and Prefect's cancellation too
         ended: dict[str, Any] = {"state": "interrupted"}
-        if not isinstance(error, KeyboardInterrupt):
+        if isinstance(error, Exception):
             ended = {"state": "failed", "error": f"{type(error).__name__}: {error}"}
         log.error("%s", ended["state"], exc_info=error)
         try:

@@ -6,11 +6,14 @@ small one goes to the driver, the pixels stay in the object store and travel as 
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -274,6 +277,25 @@ def connect(address: str | None = None, local_gpus: int | None = None) -> dict[s
         ClusterError: no cluster there.
     """
     os.environ.update(stages.QUIET)
+    with _own_sigterm():
+        _join(address, local_gpus)
+    return dict[str, float](ray.cluster_resources())
+
+
+@contextmanager
+def _own_sigterm() -> Generator[None]:
+    """Keep SIGTERM with who has it: Ray takes it for itself, and three seconds later it aborts the
+    process, in the midst of a clean end. In C, since Python sets signals in its main thread only."""
+    libc = ctypes.CDLL(None)
+    saved = ctypes.create_string_buffer(512)  # room for any system's struct sigaction
+    libc.sigaction(signal.SIGTERM, None, saved)
+    try:
+        yield
+    finally:
+        libc.sigaction(signal.SIGTERM, saved, None)
+
+
+def _join(address: str | None, local_gpus: int | None) -> None:
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is not None:
         try:
@@ -301,7 +323,6 @@ def connect(address: str | None = None, local_gpus: int | None = None) -> dict[s
                 f"Ray does not start on this machine ({type(error).__name__}: {error}); it needs a "
                 "HOME that can be written and a TMPDIR whose name is plain ASCII"
             ) from error
-    return dict[str, float](ray.cluster_resources())
 
 
 def _knock(address: str) -> None:

@@ -34,6 +34,7 @@ _NOT_METADATA = frozenset(
 # the row of the manifest that a problem begins with.
 _NAMING = ("control_video", "source_video", "ip_adapter_image", "controlnet", "ip_adapter")
 _PATH = re.compile(r"(?<![\w.…])/[^\s:;,()'\"]+")
+_ADDRESS = re.compile(r"\b0x[0-9a-f]+\b")  # ffmpeg's of its own parts
 _PLACE = re.compile(r"^.*? row \d+: ")
 
 
@@ -215,7 +216,7 @@ def _without_names(row: ResultRow, message: str) -> str:
     names = [name for name in names if name and ("/" in name or "." in name)]
     for name in sorted(set(names), key=len, reverse=True):
         message = re.sub(rf"[^\s'\"(]*{re.escape(name)}(?!\w)", "…", message)
-    return _PATH.sub("…", message)
+    return _ADDRESS.sub("…", _PATH.sub("…", message))
 
 
 def parameters_of(row: ResultRow) -> dict[str, Any]:

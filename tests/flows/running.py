@@ -34,14 +34,18 @@ def environment(**extra: str) -> dict[str, str]:
     return {**kept, **extra}
 
 
-def zs2(*arguments: object, **extra: str) -> Answer:
-    """Run `zs2` in a process of its own."""
+def zs2(*arguments: object, time_limit: float = TIME_LIMIT, **extra: str) -> Answer:
+    """Run `zs2` in a process of its own.
+
+    Args:
+        extra: variables of its environment.
+    """
     started = time.monotonic()
     done = subprocess.run(
         [*ZS2, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=TIME_LIMIT,
+        timeout=time_limit,
         env=environment(**extra),
     )
     return Answer(done.returncode, done.stdout, done.stderr, time.monotonic() - started)

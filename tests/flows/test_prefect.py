@@ -3,57 +3,23 @@
 from __future__ import annotations
 
 import json
-import signal
-import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.flows.prefect_api import ask, prefect_server
 from tests.flows.running import environment, processes, wait_until, write_rows, zs2
 
 pytestmark = pytest.mark.slow
 
 
-def ask(url: str, body: dict[str, Any] | None = None) -> Any:
-    """The JSON answer of a server; None while it does not answer."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
-    except (urllib.error.URLError, OSError):
-        return None
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    """A Prefect server on loopback with a home of its own; its API's URL."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    home = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    process = subprocess.Popen(
-        [*(sys.executable, "-m", "prefect", "server", "start", "--no-ui"), "--port", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment(**home),
-    )
-    url = f"http://127.0.0.1:{port}/api"
-    try:
-        assert wait_until(lambda: ask(f"{url}/health") is True, 120)
+    with prefect_server(tmp_path / "prefect") as url:
         yield url
-    finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def test_a_run_shows_up_on_the_users_server(server: str, tiny_model: Path, tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""A Prefect server on loopback, and questions to its API."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.flows.running import environment, wait_until
+
+
+def ask(url: str, body: dict[str, Any] | None = None) -> Any:
+    """The JSON answer of a server; None while it does not answer."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+    except (urllib.error.URLError, OSError):
+        return None
+
+
+@contextmanager
+def prefect_server(home: Path) -> Generator[str]:
+    """A server with a home of its own; its API's URL."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    variables = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    process = subprocess.Popen(
+        [*(sys.executable, "-m", "prefect", "server", "start", "--no-ui"), "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(**variables),
+    )
+    url = f"http://127.0.0.1:{port}/api"
+    try:
+        assert wait_until(lambda: ask(f"{url}/health") is True, 120)
+        yield url
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
