@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from manifests.run_file import write_json
 from manifests.storage import RunFolder
 from tasks.catalogue import Catalogue
 from tasks.job import Engine, parameters
-from tasks.kin import PlannedRow, planned_rows
+from tasks.kin import Kind, PlannedRow, planned_rows
 from tasks.plan import make_plan
 from tasks.publish import Tally, publish
 
@@ -100,14 +101,15 @@ def record(folder: Path, rows: int, run_rows: int) -> dict[str, Any]:
     )
     for number in range(256):
         (out.videos / f"{number:02x}").mkdir(exist_ok=True)
-    texts: dict[int, str] = {}
+    texts: dict[Kind, str] = {}
     with Journal(out.results, "bench") as journal:
         for row in planned_rows(manifest, Catalogue(), {}, Engine("auto")):
             assert isinstance(row, PlannedRow)
             job = row.kind.job
-            text = texts.setdefault(id(row.kind), parameters(job))
+            if row.kind not in texts:
+                texts[row.kind] = parameters(job)
             path = out.video_path(row.digest, row.id, job.row.codec)
-            path.touch()
+            os.mknod(path)
             journal.append(
                 ResultRow(
                     row.id,
@@ -124,7 +126,7 @@ def record(folder: Path, rows: int, run_rows: int) -> dict[str, Any]:
                     seed=row.position,
                     model=job.row.model,
                     model_revision=job.revision,
-                    params=text,
+                    params=texts[row.kind],
                     kl_achieved=(0.01,) * (job.row.num_frames - 1),
                     seconds_sample=0.1,
                     seconds_assemble=0.1,

@@ -27,6 +27,7 @@ _PREFIX = len('{"crc":"00000000","row":')
 _HEAD = re.compile(
     rb'\{"id":"([A-Za-z0-9._-]*)","digest":"([0-9a-f]*)","status":"([a-z]*)"(?:,|\}$)'
 )
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _log = logging.getLogger(__name__)
 
 
@@ -95,7 +96,7 @@ class Journal:
 
     def append(self, row: ResultRow) -> None:
         """Add one result."""
-        record = json.dumps(to_record(row), separators=(",", ":")).encode()
+        record = _encode(to_record(row)).encode()
         line = b'{"crc":"%08x","row":%s}\n' % (crc32(record), record)
         with self._lock:
             if self._closing.is_set():

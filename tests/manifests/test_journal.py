@@ -12,10 +12,18 @@ import time
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 
-from manifests.journal import Journal, list_journals, read_header, read_journal
+from manifests.journal import (
+    Journal,
+    lines_of,
+    list_journals,
+    read_header,
+    read_journal,
+    read_records,
+)
 from manifests.result import ResultRow
 from manifests.storage import StorageError
 
@@ -253,3 +261,29 @@ def test_a_closed_journal_takes_nothing(tmp_path: Path):
     journal.close()
     with pytest.raises(ValueError, match="closed"):
         journal.append(row(1))
+
+
+def test_a_line_has_the_head_of_its_record(tmp_path: Path):
+    """Ids of any text, empty digests, and records that another version wrote with its columns in
+    another order: the head is what parsing the record gives."""
+    odd = [
+        FULL,
+        row(1),
+        ResultRow('a"b\\é,"status":"failed"', "", "invalid"),
+        ResultRow("", "", "ok"),
+    ]
+    with Journal(tmp_path, "run") as journal:
+        for result in odd:
+            journal.append(result)
+    other = b'{"status":"failed","id":"x","digest":"00","later":{"id":"y"}}'
+    with journal.path.open("ab") as file:
+        for text in (other, b'["id"]', b'{"id":"z"}'):
+            file.write(b'{"crc":"%08x","row":%s}\n' % (crc32(text), text))
+    with journal.path.open("rb") as file:
+        found = list(lines_of(file))
+    assert [head for _, head, _ in found] == [
+        *((result.id, result.digest, result.status) for result in odd),
+        ("x", "00", "failed"),
+    ]
+    records = [record for _, record in read_records(journal.path)]
+    assert records == [json.loads(text) for *_, text in found]

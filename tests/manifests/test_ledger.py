@@ -327,3 +327,28 @@ def test_any_sequence_of_runs_and_compactions_is_a_dictionary(
             model = {name: digest for name, digest in model.items() if name in keep}
             assert compact(out, keep=keep) == len(model)
         assert merged(out) == model
+
+
+def test_results_of_some_statuses_are_of_the_newest_alone(tmp_path: Path):
+    """From parts and journals: a failure that was mended later is none; columns are as asked for."""
+    record(tmp_path, "1", row("a", 1, "failed"), row("b", 1, "failed"), row("c"))
+    compact(tmp_path)
+    record(tmp_path, "2", row("a", 2), row("d", 1, "invalid", stage="validate"), row("e"))
+
+    def of(*statuses: str) -> list[tuple[Any, ...]]:
+        batches = ledger_batches(tmp_path, ["id", "stage"], statuses=statuses)
+        return sorted(tuple(record.values()) for b in batches for record in b.to_pylist())
+
+    assert of("failed", "invalid") == [("b", None), ("d", "validate")]
+    assert of("ok") == [("a", None), ("c", None), ("e", None)]
+    compact(tmp_path)
+    assert of("failed", "invalid") == [("b", None), ("d", "validate")]
+
+
+def test_a_digest_of_another_length_is_never_a_rows():
+    """What another program wrote into a ledger is kept apart from a digest that begins so."""
+    found = Known()
+    found.put("a", "ab" * 32, "ok")
+    assert not found.is_done("a", "ab" * 16)
+    found.put("a", "ab" * 15, "ok")
+    assert not found.is_done("a", "ab" * 15 + "00") and found.get("a") == ("ab" * 15, "ok")

@@ -17,7 +17,7 @@ from manifests.storage import RunFolder
 from manifests.validate import Problem
 from tasks.catalogue import Catalogue
 from tasks.job import CONTROLNET_COST, Engine
-from tasks.plan import PROBLEMS_KEPT, Plan, jobs_of, make_plan
+from tasks.plan import MOST_SHARDS, PROBLEMS_KEPT, Plan, jobs_of, make_plan
 from tests import tiny_addons, tiny_models
 
 Build = Callable[..., Manifest]
@@ -86,6 +86,14 @@ def test_everything_is_pending_at_first(build: Build, tmp_path: Path):
     assert [shard.index for shard in made.shards] == [0, 1, 2]
     assert (made.rows, made.done, made.work.rows, made.invalid_rows) == (5, 0, 5, 0)
     assert len(made.digests) == 5 and "c" in made.digests
+
+
+def test_a_large_run_has_larger_shards(build: Build):
+    """Never many more shards than MOST_SHARDS, each row in one of them, in its order."""
+    manifest = build({"id": [f"r{i}" for i in range(1000)]})
+    made = plan(manifest, shard_rows=2)
+    assert len(made.shards) == MOST_SHARDS
+    assert [p for shard in made.shards for p in shard.positions] == list(range(1000))
 
 
 def test_done_rows_are_dropped(build: Build, tmp_path: Path):
