@@ -37,9 +37,11 @@ from tasks.pool import (
 log = logging.getLogger("zs2.pipeline")
 
 MAX_ROW_CRASHES = 3
-# Actors that die without any row done between: the actors cannot work here, not the rows. Strictly
-# above the row's cap, or one poison row could end a run.
+# Actors of a pool that die in a row: before it has done any row they cannot work here. Afterwards it
+# is the rows, which may lie together in the manifest, until it is so many that the machine must have
+# broken. Strictly above the row's cap, or one poison row could end a run.
 MAX_POOL_CRASHES = 20
+MAX_POOL_CRASHES_AT_WORK = 40 * MAX_ROW_CRASHES
 assert MAX_ROW_CRASHES < MAX_POOL_CRASHES
 
 
@@ -230,7 +232,7 @@ class Pipeline:
         if isinstance(said, StageFailure):
             self._end_failed_call(stage, worker, flight, said)
             return
-        stage.pool.crashes_in_a_row = 0
+        stage.pool.note_answer()
         flight.report |= said
         flight.frames = call.frames
         self._advance(flight)
@@ -245,7 +247,7 @@ class Pipeline:
         if said.fatal:
             self._lose_actor(stage, worker, said.message, blame=False)
         else:
-            stage.pool.crashes_in_a_row = 0
+            stage.pool.note_answer()
         # A row that broke its actor may have found it broken: only another attempt can tell.
         if said.fatal or said.again:
             self._lose_row(flight, stage, said.message, said)
@@ -280,9 +282,10 @@ class Pipeline:
         pool.crashes_in_a_row += 1
         culprit = worker.calls[0] if blame else None
         lost = pool.replace(worker)
-        if pool.crashes_in_a_row >= MAX_POOL_CRASHES:
+        most = MAX_POOL_CRASHES_AT_WORK if pool.has_worked else MAX_POOL_CRASHES
+        if pool.crashes_in_a_row >= most:
             raise PoolError(
-                f"{MAX_POOL_CRASHES} {pool.name} actors died in a row without a row done "
+                f"{most} {pool.name} actors died in a row without a row done "
                 f"({reason}); run `zs2 doctor`, and look into the logs of Ray"
             )
         for call in lost:

@@ -81,11 +81,17 @@ class ActorPool:
         self.spawn = spawn
         self.deadline = deadline
         self.crashes_in_a_row = 0
+        self.has_worked = False
         self.workers = [Worker(*self._start()) for _ in range(size)]
 
     def _start(self) -> tuple[Any, Any, float]:
         actor = self.spawn()
         return actor, actor.__ray_ready__.remote(), time.monotonic()
+
+    def note_answer(self) -> None:
+        """An actor has done a row, or told why it cannot be done: the pool lives."""
+        self.crashes_in_a_row = 0
+        self.has_worked = True
 
     def find(self, flight: Flight) -> Worker | None:
         """The worker that should take this row: free, least loaded, its model already warm."""

@@ -16,7 +16,7 @@ import pytest
 from tests.flows.prefect_api import ask, prefect_server
 from tests.flows.running import TIME_LIMIT, environment, processes, wait_until, write_rows, zs2
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 PROJECT = Path(__file__).parents[2]
 DEPLOY = f"""
@@ -105,7 +105,7 @@ def test_a_cancelled_flow_run_ends_its_actors_and_can_go_on(
     assert wait_until(lambda: deployed.state(run["id"]) == "CANCELLED", 60)
     assert json.loads((out / "run.json").read_text())["state"] == "interrupted"
 
-    done = zs2("render", manifest, "-o", out, "--json")
+    done = zs2("render", manifest, "-o", out, "--json", time_limit=600)
     assert done.code == 0, done.err
     assert 0 < json.loads(done.out)["rendered"]["ok"] < 40
     rows = pq.read_table(out / "results").to_pylist()

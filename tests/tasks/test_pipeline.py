@@ -389,6 +389,18 @@ def test_actors_that_cannot_live_end_the_run(
         pipeline.render(iter(bench.jobs({"c": ""})), ended.append)
 
 
+def test_poison_rows_that_lie_together_do_not_end_the_run(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    """A pool that has done a row is not given up for the next rows' sake, also where more actors die
+    of them than would end a run that never began: each poison row fails, the others are ok."""
+    monkeypatch.setattr(pipeline_module, "MAX_POOL_CRASHES", 4)
+    pipeline = bench.pipeline(bench.pool("sample"))
+    fates = {"a": "", "bad-1": "die", "bad-2": "die", "b": ""}
+    ended = render(pipeline, bench.jobs(fates))
+    assert statuses(ended) == {"a": "ok", "bad-1": "failed", "bad-2": "failed", "b": "ok"}
+
+
 def test_an_actor_that_never_comes_up_ends_the_run(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     """A cluster that has no room for an actor makes a run fail in so many words, not wait forever."""
     monkeypatch.setattr(pipeline_module, "START_DEADLINE", 1.0)
