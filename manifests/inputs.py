@@ -1,17 +1,26 @@
-"""The files a row reads: found inside the folders that a run allows, and told by their content."""
+"""The files a row reads: found inside the folders that a run allows, and told by their content.
+
+A folder is a local path or the URL of a prefix of an object store; so is the place of a file.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from manifests.digest import content_hash
+from manifests.files import StorageError
 from manifests.kinds import describe
+from manifests.object_store import is_url, parse_url
 from manifests.row import Fault, ManifestRow, RowError
+from manifests.stored_inputs import StoredClip, find_clip, join
 
 INPUT_COLUMNS = ("control_video", "source_video", "ip_adapter_image")
 PICTURE_COLUMNS = ("ip_adapter_image",)  # these take one picture, no folder
+
+Folder = Path | str  # a local one, or a URL
 
 REMEMBERED = 50_000  # files, about 500 bytes each; one that is met again later is hashed again
 
@@ -27,21 +36,21 @@ class InputFiles:
         roots: folders that rows may read from, beside their manifest's own; None allows all.
 
     Raises:
-        RootError: a root that is no folder.
+        RootError: a local root that is no folder. StorageError: a URL that is none.
     """
 
     def __init__(self, roots: Sequence[str | Path] | None = ()) -> None:
         for root in roots or ():
-            if not Path(root).is_dir():
+            if not is_url(root) and not Path(root).is_dir():
                 found = "is no folder" if Path(root).exists() else "does not exist"
                 raise RootError(
                     f"input root {root}: expected a folder, but it {found}; check its name"
                 )
-        self.roots = None if roots is None else tuple(Path(root).resolve() for root in roots)
+        self.roots = None if roots is None else tuple(_rooted(root) for root in roots)
         self._found = lru_cache(REMEMBERED)(self._find)
         self._hash = lru_cache(REMEMBERED)(content_hash)
 
-    def find(self, row: ManifestRow, base: Path) -> dict[str, Path]:
+    def find(self, row: ManifestRow, base: Folder) -> dict[str, Path | StoredClip]:
         """The row's input files by column, links resolved.
 
         Args:
@@ -50,8 +59,9 @@ class InputFiles:
 
         Raises:
             RowError: for each that is outside the allowed folders or not there.
+            StorageError: a store that cannot be asked.
         """
-        found: dict[str, Path] = {}
+        found: dict[str, Path | StoredClip] = {}
         faults: list[Fault] = []
         for column in INPUT_COLUMNS:
             name: str | None = getattr(row, column)
@@ -64,19 +74,55 @@ class InputFiles:
             raise RowError(faults)
         return found
 
-    def content(self, column: str, path: Path) -> str:
-        """The hash of what `find` found: of a file's bytes, or of a folder's names and bytes.
+    def content(self, column: str, path: Path | StoredClip) -> str:
+        """The hash of what `find` found: of a file's bytes, or of a folder's names and bytes; of what
+        is on a store, of its etag and size.
 
         Raises:
             RowError: it cannot be read.
         """
+        if isinstance(path, StoredClip):
+            return path.content()
         try:
             return self._hash(path)
         except OSError as error:
             reason = f"{path}, which cannot be read ({error.strerror or error})"
             raise RowError([Fault(column, "a readable file", reason)]) from error
 
-    def _find(self, column: str, name: str, base: Path) -> Path:
+    def _find(self, column: str, name: str, base: Folder) -> Path | StoredClip:
+        folders = self._folders(base)
+        if is_url(name) or any(isinstance(folder, str) for folder in folders):
+            stored = self._find_stored(column, name, folders)
+            if stored is not None:
+                return stored
+        return self._find_local(column, name, base)
+
+    def _find_stored(
+        self, column: str, name: str, folders: tuple[Folder, ...]
+    ) -> StoredClip | None:
+        """What is on a store under a name; None where it means something local."""
+        places = [name] if is_url(name) else []
+        if is_url(name):
+            self._check_url_inside(column, name, folders)
+        else:
+            for folder in folders:
+                if isinstance(folder, Path):
+                    if os.path.exists(folder / name):  # noqa: PTH110  False for names that cannot be
+                        return None
+                elif (place := join(folder, name)) is not None:
+                    places.append(place)
+        for place in places:
+            found = find_clip(place, folders=column not in PICTURE_COLUMNS)
+            if found is not None:
+                return found
+        if not is_url(name) and any(isinstance(folder, Path) for folder in folders):
+            return None
+        if not places:
+            raise _outside(column, describe(name), folders)
+        found = f"nothing of that name at {places[0]}"
+        raise RowError([Fault(column, _expected(column), found, _counted_from(folders))])
+
+    def _find_local(self, column: str, name: str, base: Folder) -> Path:
         try:
             path = self._place(name, base).resolve()
             self._check_inside(column, name, path, base)
@@ -94,24 +140,47 @@ class InputFiles:
             found = f"{describe(name)} ({reason})"
         else:
             found = f"{found} at {path}"
-        expected = "a picture" if column in PICTURE_COLUMNS else "a video or a folder of images"
-        hint = f"relative names count from {' or '.join(map(str, self._folders(base)))}"
-        raise RowError([Fault(column, expected, found, hint)])
+        hint = _counted_from(self._folders(base))
+        raise RowError([Fault(column, _expected(column), found, hint)])
 
-    def _folders(self, base: Path) -> tuple[Path, ...]:
-        return (base.resolve(), *(self.roots or ()))
+    def _folders(self, base: Folder) -> tuple[Folder, ...]:
+        return (_rooted(base), *(self.roots or ()))
 
-    def _place(self, name: str, base: Path) -> Path:
-        """Where a name is first found; beside the manifest where it is nowhere."""
-        places = [folder / name for folder in self._folders(base)]
+    def _place(self, name: str, base: Folder) -> Path:
+        """Where a name is first found; in the first folder where it is nowhere."""
+        places = [folder / name for folder in self._folders(base) if isinstance(folder, Path)]
         return next((place for place in places if place.exists()), places[0])
 
-    def _check_inside(self, column: str, name: str, path: Path, base: Path) -> None:
+    def _check_inside(self, column: str, name: str, path: Path, base: Folder) -> None:
         if self.roots is None:
             return
         allowed = self._folders(base)
-        if not any(path.is_relative_to(folder) for folder in allowed):
-            expected = f"a path inside {' or '.join(map(str, allowed))}"
-            found = f"{describe(name)}, which is {path}"
-            hint = "move it there, or allow its folder with --input-root"
-            raise RowError([Fault(column, expected, found, hint)])
+        if not any(isinstance(f, Path) and path.is_relative_to(f) for f in allowed):
+            raise _outside(column, f"{describe(name)}, which is {path}", allowed)
+
+    def _check_url_inside(self, column: str, name: str, allowed: tuple[Folder, ...]) -> None:
+        try:
+            url = parse_url(name).url
+        except StorageError as error:
+            raise RowError([Fault(column, "a plain URL of an object store", str(error))]) from error
+        inside = (isinstance(f, str) and url.startswith(f"{f}/") for f in allowed)
+        if self.roots is not None and not any(inside):
+            raise _outside(column, describe(name), allowed)
+
+
+def _rooted(folder: str | Path) -> Folder:
+    return parse_url(str(folder)).url if is_url(folder) else Path(folder).resolve()
+
+
+def _expected(column: str) -> str:
+    return "a picture" if column in PICTURE_COLUMNS else "a video or a folder of images"
+
+
+def _counted_from(folders: tuple[Folder, ...]) -> str:
+    return f"relative names count from {' or '.join(map(str, folders))}"
+
+
+def _outside(column: str, found: str, allowed: tuple[Folder, ...]) -> RowError:
+    expected = f"a path inside {' or '.join(map(str, allowed))}"
+    hint = "move it there, or allow its folder with --input-root"
+    return RowError([Fault(column, expected, found, hint)])

@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 from manifests.columns import COLUMNS, META, meant
 from manifests.digest import file_sha256
 from manifests.kinds import describe
+from manifests.object_store import is_url
 from manifests.pages import PageError, Reading, reading_of
+from manifests.stored_inputs import NothingThereError, fetch_manifests
 from manifests.values import has_oversize, to_python
 
 MAX_BATCH_ROWS = 8192
@@ -87,8 +89,10 @@ class RawBatch:
 
 @dataclass(frozen=True, slots=True)
 class ManifestFile:
-    """One Parquet file: its path, rows, columns to read, and rows per batch."""
+    """One Parquet file: its name (path or URL), a local path to it, rows, columns to read, and rows
+    per batch."""
 
+    name: str
     path: Path
     num_rows: int
     columns: tuple[str, ...]
@@ -111,7 +115,7 @@ class Manifest:
         """What tells this manifest from another: path, bytes and sha256 of each file's content."""
         return [
             {
-                "file": str(file.path),
+                "file": file.name,
                 "bytes": file.path.stat().st_size,
                 "sha256": file_sha256(file.path),
             }
@@ -124,7 +128,7 @@ class Manifest:
         if not 0 <= position < starts[-1]:
             raise IndexError(f"position {position} of a manifest with {starts[-1]} rows")
         index = bisect_right(starts, position) - 1
-        return str(self.files[index].path), position - starts[index]
+        return self.files[index].name, position - starts[index]
 
     def rows(self, start: int = 0) -> Iterator[RawRow]:
         """All rows in order, from a position on. Holds one batch at a time.
@@ -183,15 +187,14 @@ def open_manifest(source: str | Path) -> Manifest:
 
     Args:
         source: a Parquet file, a folder (every `*.parquet` in it and below, but for names that
-            begin with `.` or `_`) or a glob.
+            begin with `.` or `_`) or a glob; a path, or the URL of an object store.
 
     Raises:
         ManifestError: nothing there, not Parquet, no rows, an unknown column, a missing one, or a
-            column of a type that it cannot have.
+            column of a type that it cannot have. StorageError: a store that cannot be asked.
     """
-    paths = _find(source)
     faults: list[str] = []
-    files = tuple(_open_file(path, faults) for path in paths)
+    files = tuple(_open_file(name, path, faults) for name, path in _find(source))
     if faults:
         more = [f"… and {len(faults) - MAX_FAULTS:,} more"] if len(faults) > MAX_FAULTS else []
         raise ManifestError("\n".join(faults[:MAX_FAULTS] + more))
@@ -201,10 +204,17 @@ def open_manifest(source: str | Path) -> Manifest:
     return Manifest(str(source), files)
 
 
-def _find(source: str | Path) -> list[Path]:
+def _find(source: str | Path) -> list[tuple[str, Path]]:
+    if not is_url(source):
+        return [(str(path), path) for path in _find_local(source)]
+    try:
+        return fetch_manifests(str(source))
+    except NothingThereError as error:
+        raise ManifestError(str(error)) from error
+
+
+def _find_local(source: str | Path) -> list[Path]:
     name = str(source)
-    if "://" in name:
-        raise ManifestError(f"{name}: object stores are not built yet; use a local path")
     if "\0" in name or not name:
         raise ManifestError(f"{describe(name)} is not a path to a manifest")
     path = Path(name)
@@ -235,29 +245,29 @@ def _visible(path: Path) -> bool:
     return not any(part.startswith((".", "_")) for part in path.parts)
 
 
-def _open_file(path: Path, faults: list[str]) -> ManifestFile:
+def _open_file(name: str, path: Path, faults: list[str]) -> ManifestFile:
     try:
         with pq.ParquetFile(path) as file:
             metadata = file.metadata
             schema = file.schema_arrow
         names = tuple[str, ...](schema.names)  # not UTF-8: an error, too
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    faults += [f"{path}: {fault}" for fault in _schema_faults(schema)]
+        raise _unreadable(name, path, error) from error
+    faults += [f"{name}: {fault}" for fault in _schema_faults(schema)]
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     if metadata.num_rows != sum(g.num_rows for g in groups) or any(g.num_rows < 0 for g in groups):
         raise ManifestError(
-            f"{path} is damaged: it promises {metadata.num_rows:,} rows, and its row groups others; "
+            f"{name} is damaged: it promises {metadata.num_rows:,} rows, and its row groups others; "
             "write it again"
         )
     row_bytes = max((g.total_byte_size // max(g.num_rows, 1) for g in groups), default=0)
     batch_rows = max(1, min(MAX_BATCH_ROWS, MAX_BATCH_BYTES // max(row_bytes, 1)))
-    return ManifestFile(path, metadata.num_rows, names, batch_rows)
+    return ManifestFile(name, path, metadata.num_rows, names, batch_rows)
 
 
-def _unreadable(path: Path, error: Exception) -> ManifestError:
+def _unreadable(name: str, path: Path, error: Exception) -> ManifestError:
     if isinstance(error, PermissionError):
-        return ManifestError(f"{path} may not be read: permission denied")
+        return ManifestError(f"{name} may not be read: permission denied")
     reason = " ".join(str(error).split())[:200]
     try:
         with path.open("rb") as file:
@@ -265,18 +275,18 @@ def _unreadable(path: Path, error: Exception) -> ManifestError:
     except OSError:
         magic = b""
     if magic == b"PARE" or "decrypt" in reason:
-        return ManifestError(f"{path} is encrypted Parquet: write it without encryption ({reason})")
+        return ManifestError(f"{name} is encrypted Parquet: write it without encryption ({reason})")
     if "too deeply nested" in reason:
-        return ManifestError(f"{path} has a column nested too deeply: leave it out ({reason})")
+        return ManifestError(f"{name} has a column nested too deeply: leave it out ({reason})")
     if isinstance(error, MemoryError):
         return ManifestError(
-            f"{path} needs more memory than there is: shorten its values ({reason})"
+            f"{name} needs more memory than there is: shorten its values ({reason})"
         )
     if magic == b"PAR1":
-        return ManifestError(f"{path} is truncated or damaged Parquet: write it again ({reason})")
-    build = f"`zs2 manifest build {path.name}` makes one from .txt, .csv or .jsonl"
+        return ManifestError(f"{name} is truncated or damaged Parquet: write it again ({reason})")
+    build = f"`zs2 manifest build {Path(name).name}` makes one from .txt, .csv or .jsonl"
     what = "an empty file" if not magic else "not Parquet"
-    return ManifestError(f"{path} is {what}: a manifest is a Parquet file. {build}")
+    return ManifestError(f"{name} is {what}: a manifest is a Parquet file. {build}")
 
 
 def _schema_faults(schema: pa.Schema) -> list[str]:
@@ -335,18 +345,17 @@ def _read_file(file: ManifestFile, first: int, wanted: _Wanted) -> Iterator[RawB
     try:
         with pq.ParquetFile(file.path) as parquet:
             if parquet.metadata.num_rows != file.num_rows:
-                raise ManifestError(f"{file.path} was changed while it was read: start again")
+                raise ManifestError(f"{file.name} was changed while it was read: start again")
             yield from _read_groups(parquet, file, first, wanted)
     except PageError as error:
-        raise ManifestError(f"{file.path}: {error}") from error
+        raise ManifestError(f"{file.name}: {error}") from error
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(file.path, error) from error
+        raise _unreadable(file.name, file.path, error) from error
 
 
 def _read_groups(
     parquet: pq.ParquetFile, file: ManifestFile, first: int, wanted: _Wanted
 ) -> Iterator[RawBatch]:
-    name = str(file.path)
     begin = first
     for group in range(parquet.metadata.num_row_groups):
         rows = parquet.metadata.row_group(group).num_rows
@@ -357,12 +366,12 @@ def _read_groups(
                 offsets = wanted.offsets(at, at + batch.num_rows)
                 if len(offsets) > 0:
                     positions = [at + offset for offset in offsets]
-                    yield RawBatch(name, first, positions, _chosen(batch, offsets))
+                    yield RawBatch(file.name, first, positions, _chosen(batch, offsets))
                 at += batch.num_rows
                 if not wanted.any_in(at, begin + rows):
                     break
             else:
-                _check_rows(file.path, group, at - begin, rows)
+                _check_rows(file.name, group, at - begin, rows)
         begin += rows
 
 
@@ -378,11 +387,11 @@ def _batches(
         )
 
 
-def _check_rows(path: Path, group: int, found: int, promised: int) -> None:
+def _check_rows(name: str, group: int, found: int, promised: int) -> None:
     """No row may be lost silently."""
     if found != promised:
         raise ManifestError(
-            f"{path} is damaged: row group {group} promises {promised:,} rows and has {found:,}; "
+            f"{name} is damaged: row group {group} promises {promised:,} rows and has {found:,}; "
             "write it again"
         )
 

@@ -49,11 +49,16 @@ _SMALL = ("run.json", "summary.json")  # what a run reads of the one before
 log = logging.getLogger("zs2.store")
 
 
-def staging_folder(url: str) -> Path:
-    """Where this machine works on the run at a URL: below $ZS2_STAGING, else ~/.cache/zs2/runs."""
+def staging_base() -> Path:
+    """Where this machine keeps what is on its way to or from a store: $ZS2_STAGING, else
+    ~/.cache/zs2/runs."""
     base = os.environ.get("ZS2_STAGING")
-    folder = Path(base) if base else Path.home() / ".cache" / "zs2" / "runs"
-    return folder.absolute() / sha256(parse_url(url).url.encode()).hexdigest()[:16]
+    return Path(base).absolute() if base else Path.home() / ".cache" / "zs2" / "runs"
+
+
+def staging_folder(url: str) -> Path:
+    """Where this machine works on the run at a URL."""
+    return staging_base() / sha256(parse_url(url).url.encode()).hexdigest()[:16]
 
 
 class Remote:

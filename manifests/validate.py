@@ -13,6 +13,7 @@ from manifests.columns import is_id
 from manifests.digest import id_hash
 from manifests.inputs import InputFiles
 from manifests.kinds import count, describe
+from manifests.object_store import is_url
 from manifests.read import Manifest, RawRow
 from manifests.row import Fault, ManifestRow, RowError, parse_row
 from manifests.table import Table
@@ -94,9 +95,10 @@ class RowCheck:
 
 
 @lru_cache(1)
-def folder_of(file: str) -> Path:
-    """The folder of a manifest's file, where the names of its rows' inputs count from."""
-    return Path(file).parent
+def folder_of(file: str) -> Path | str:
+    """The folder of a manifest's file, where the names of its rows' inputs count from; a URL's is a
+    URL."""
+    return file.rpartition("/")[0] if is_url(file) else Path(file).parent
 
 
 def check_rows(

@@ -62,7 +62,12 @@ class Catalogue:
         return _known(self._models(model))
 
     def job(
-        self, row: ManifestRow, own: Mapping[str, Any], base: Path, position: int, engine: Engine
+        self,
+        row: ManifestRow,
+        own: Mapping[str, Any],
+        base: Path | str,
+        position: int,
+        engine: Engine,
     ) -> Job:
         """The job of a row.
 
@@ -128,7 +133,7 @@ class Catalogue:
             return describe(name, trusted=self.trusted)
         return describe_addon(kind, name, trusted=self.trusted)
 
-    def _conditions(self, row: ManifestRow, base: Path) -> Conditions:
+    def _conditions(self, row: ManifestRow, base: Path | str) -> Conditions:
         files = self.inputs.find(row, base)
         identity: dict[str, Any] = {
             column: self.inputs.content(column, path) for column, path in files.items()

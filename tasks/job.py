@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from manifests.digest import digest_of
 from manifests.result import ResultRow, Status
 from manifests.row import ManifestRow
+from manifests.stored_inputs import StoredClip
 from zs2.addons import AddOn
 from zs2.models import ModelInfo
 
@@ -81,9 +82,9 @@ class Conditions:
         lost: why some of it, there when the run was planned, is no longer to be had.
     """
 
-    control_video: Path | None = None
-    source_video: Path | None = None
-    ip_adapter_image: Path | None = None
+    control_video: Path | StoredClip | None = None
+    source_video: Path | StoredClip | None = None
+    ip_adapter_image: Path | StoredClip | None = None
     controlnet: AddOn | None = None
     depth: AddOn | None = None
     ip_adapter: AddOn | None = None

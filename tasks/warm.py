@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from manifests.object_store import ChangedError
+from manifests.stored_inputs import StoredClip
 from tasks.clips import ClipError, read_clip, read_picture
 from tasks.job import Job, Signature
 from zs2.addons import AddOn
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from zs2.control import DepthModel
     from zs2.sampler import ZS2Sampler
 
@@ -76,8 +79,8 @@ class WarmModels:
             arguments["video"] = _frames(job, conditions.source_video)
             arguments["image_guidance_scale"] = row.image_guidance_scale
         if conditions.ip_adapter_image is not None:
-            picture = read_picture(conditions.ip_adapter_image)
-            arguments["ip_adapter_image"] = Image.fromarray(picture)
+            with _at_hand(conditions.ip_adapter_image) as picture:
+                arguments["ip_adapter_image"] = Image.fromarray(read_picture(picture))
         self._use_controlnet(sampler, job)
         use_loras(sampler.pipe, conditions.loras)
         use_ip_adapter(sampler.pipe, conditions.ip_adapter, row.ip_adapter_scale or 0.0)
@@ -104,11 +107,11 @@ class WarmModels:
             )
             self._controlnet = wanted
 
-    def _control_frames(self, job: Job, path: Path) -> Frames:
+    def _control_frames(self, job: Job, clip: Path | StoredClip) -> Frames:
         from zs2.control import canny_edges, depth_maps
 
         row, depth = job.row, job.conditions.depth
-        frames = _frames(job, path)
+        frames = _frames(job, clip)
         if row.canny_low is not None and row.canny_high is not None:
             return canny_edges(frames, row.canny_low, row.canny_high)
         return frames if depth is None else depth_maps(self._depth_model(depth, job), frames)
@@ -153,12 +156,35 @@ def _device(pipe: Any) -> Any:
     return pipe._execution_device
 
 
-def _frames(job: Job, path: Path) -> Frames:
+def _frames(job: Job, clip: Path | StoredClip) -> Frames:
     row = job.row
-    return read_clip(
-        path,
-        num_frames=row.num_frames,
-        fps=row.fps,
-        height=row.height or job.model.height,
-        width=row.width or job.model.width,
-    )
+    with _at_hand(clip) as path:
+        return read_clip(
+            path,
+            num_frames=row.num_frames,
+            fps=row.fps,
+            height=row.height or job.model.height,
+            width=row.width or job.model.width,
+        )
+
+
+@contextmanager
+def _at_hand(clip: Path | StoredClip) -> Generator[Path]:
+    """A clip or picture as a local path; one on a store is fetched as it was when it was planned.
+
+    Raises:
+        ClipError: it is another now, or gone; or what is raised inside, told of its URL.
+    """
+    if isinstance(clip, Path):
+        yield clip
+        return
+    try:
+        with clip.local_copy() as path:
+            try:
+                yield path
+            except ClipError as error:
+                raise ClipError(str(error).replace(str(path), clip.url)) from error
+    except ChangedError as error:
+        raise ClipError(
+            f"it was there when the run was planned, and is not now: {error}"
+        ) from error

@@ -7,13 +7,12 @@ other, as a store does: moto checks a condition and then writes, with a gap betw
 from __future__ import annotations
 
 import http.client
-import os
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,14 +20,14 @@ from typing import Any, Literal
 
 MOTO_STARTS = 60.0  # seconds at most; it imports for three
 
-Kind = Literal["500", "503", "silence", "cut-request", "cut-answer"]
+Kind = Literal["403", "412", "500", "503", "silence", "cut-request", "cut-answer"]
 
 
 @dataclass
 class Fault:
     """What happens to the first `times` requests that match.
 
-    `500` and `503` answer so; `silence` answers nothing for `seconds` (the store never hears of the
+    A number is answered; `silence` answers nothing for `seconds` (the store never hears of the
     request); `cut-request` closes the connection in the middle of the body; `cut-answer` lets the
     store do it, and then closes the connection without an answer.
     """
@@ -108,32 +107,34 @@ def ask(port: int, method: str, path: str, body: bytes = b"") -> tuple[int, byte
 @contextmanager
 def moto() -> Generator[int]:
     """A moto server; its port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
-    )
-    try:
-        _wait_for(port, lambda: process.poll() is None)
-        yield port
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _wait_for(port: int, is_alive: Callable[[], bool]) -> None:
-    end = time.monotonic() + MOTO_STARTS
-    while time.monotonic() < end and is_alive():
+    for _ in range(5):  # another process may take the port before moto does
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
+            if _comes_up(port, process):
+                yield port
+                return
+        finally:
+            process.terminate()
+            process.wait()
+    raise RuntimeError("moto's server did not start")
+
+
+def _comes_up(port: int, process: subprocess.Popen[bytes]) -> bool:
+    end = time.monotonic() + MOTO_STARTS
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            status, _ = ask(port, "GET", "/moto-api/data.json")
+            return status == 200 and process.poll() is None
         except OSError:
             time.sleep(0.1)
-    raise RuntimeError("moto's server did not start")
+    return False
 
 
 @contextmanager

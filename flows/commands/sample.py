@@ -14,6 +14,7 @@ from manifests.inputs import InputFiles
 from manifests.read import RawRow, open_manifest
 from manifests.row import parse_defaults, parse_row
 from manifests.storage import SUFFIXES, aside_path, make_folder
+from manifests.validate import folder_of
 from tasks import stages
 from tasks.catalogue import Catalogue
 from tasks.job import Engine, Job
@@ -59,7 +60,7 @@ def sample(
     inputs = InputFiles(input_roots)
     if source is not None:
         raw = _row_of(source, row_id, prompts)
-        row, own, base = parse_row(raw.values, defaults), raw.values, Path(raw.file).parent
+        row, own, base = parse_row(raw.values, defaults), raw.values, folder_of(raw.file)
     else:
         own = defaults | _values_from_words(prompts, out, seed, model, defaults)
         row, base, inputs = parse_row(own), Path.cwd(), InputFiles(None)

@@ -204,7 +204,7 @@ def test_what_is_wrong_with_a_store_is_told(s3: Store, monkeypatch: pytest.Monke
     for attempt in (lambda: missing.write("a", b""), lambda: listed(missing)):
         with pytest.raises(StorageError, match="no such bucket; create it"):
             attempt()
-    s3.faults = [Fault("403", 1)]  # type: ignore[arg-type]
+    s3.faults = [Fault("403")]
     with pytest.raises(StorageError, match=r"refuses these credentials \(403") as refused:
         missing.write("a", b"")
     assert "testing-secret" not in str(refused.value)

@@ -216,12 +216,11 @@ def refused(source: Any) -> str:
 
 
 def test_what_is_not_there_is_said(tmp_path: Path):
-    """A missing path, a folder or glob without files, an empty name, an object store."""
+    """A missing path, a folder or glob without files, an empty name."""
     assert "does not exist" in refused(tmp_path / "no.parquet")
     assert "no *.parquet file" in refused(tmp_path)
     assert "no file matches" in refused(f"{tmp_path}/*.parquet")
     assert "not a path" in refused("a\0b")
-    assert "not built yet" in refused("s3://bucket/m.parquet")
     (tmp_path / "dangling.parquet").symlink_to(tmp_path / "gone")
     assert "does not exist" in refused(tmp_path / "dangling.parquet")
     assert "cannot be read" in refused("x" * 300)
