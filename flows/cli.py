@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.console import say
+from flows.console import printable, say
 from manifests.kinds import count
 
 OK, CANNOT_GO_ON, BAD_USAGE = 0, 1, 2
@@ -231,7 +231,9 @@ def plan(
         rate=rate,
         price_per_hour=price_per_hour,
     )
-    print(json.dumps(report, ensure_ascii=False) if as_json else plan_command.text(report))
+    print(
+        json.dumps(report, ensure_ascii=False) if as_json else printable(plan_command.text(report))
+    )
 
 
 @app.command()
@@ -240,7 +242,11 @@ def status(out: OutArgument, as_json: JsonOption = False) -> None:
     from flows.commands import status as status_command
 
     report = status_command.status(out)
-    print(json.dumps(report, ensure_ascii=False) if as_json else status_command.text(report))
+    print(
+        json.dumps(report, ensure_ascii=False)
+        if as_json
+        else printable(status_command.text(report))
+    )
 
 
 @app.command()
@@ -256,7 +262,7 @@ def models(
     from flows.commands import models as models_command
 
     entries = models_command.find(names or [], trust_pickle or [])
-    print(models_command.as_json(entries) if as_json else models_command.text(entries))
+    print(models_command.as_json(entries) if as_json else printable(models_command.text(entries)))
     if not names and not as_json:
         print("Also: a diffusers folder, a .safetensors file, a hub id (owner/name@revision).")
     if names and not all(entry.is_usable for entry in entries):
@@ -299,7 +305,7 @@ def manifest_validate(
     if as_json:
         print(json.dumps(found, ensure_ascii=False))
     elif not found["problems"]:
-        print(manifest_commands.verdict(found))
+        print(printable(manifest_commands.verdict(found)))
     if found["problems"]:
         if not as_json:
             say(manifest_commands.report(found["problems"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -92,7 +93,26 @@ def _bar() -> Any:
 
 def say(text: str) -> None:
     """A line for the person at the terminal; standard output stays for results."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """Text of others for a terminal: what would move its cursor, colour it, or write to the left is
+    shown as an escape; line ends stay."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        c
+        if c == "\n" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        else _escape(c)
+        for c in text
+    )
+
+
+def _escape(character: str) -> str:
+    if character in ("\u200c", "\u200d"):  # joiners: emoji and whole scripts need them
+        return character
+    return character.encode("unicode_escape").decode()
 
 
 def table(rows: Iterable[Sequence[object]], header: Sequence[str] = ()) -> str:

@@ -293,6 +293,8 @@ def _read(source: Path) -> Records:
     reader = readers.get(source.suffix.lower())
     if reader is None:
         raise ManifestError(f"{source}: expected a .txt, .csv or .jsonl file")
+    if source.exists() and not source.is_file():
+        raise ManifestError(f"{source} is not a regular file: give a .txt, .csv or .jsonl file")
     try:
         # the signature that spreadsheets write is not part of the first prompt
         with source.open(encoding="utf-8-sig", newline="" if reader is _read_csv else None) as file:

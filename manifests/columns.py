@@ -49,7 +49,9 @@ QUALITY = {"h264": (0, 51, 18), "webp": (0, 100, 90)}
 LEAST_FPS = 0.01  # of every codec: a frame that stands for 100 s
 MOST_FPS = {"h264": 1000.0, "gif": 100.0, "webp": 1000.0, "ffv1": 1000.0, "png": 1000.0}
 
-_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+# What a row is called in the ledger whose id is wrong; no other row may have such a name.
+INVALID_ROW = "invalid-row-"
+_ID = re.compile(rf"(?!{INVALID_ROW}[0-9]+\Z)[A-Za-z0-9_-][A-Za-z0-9._-]{{0,127}}")
 _ID_EXPECTED = "1 to 128 of `A-Za-z0-9._-`, not starting with a dot"
 
 
@@ -61,7 +63,10 @@ def is_id(value: object) -> bool:
 def _parse_id(value: Any) -> str:
     if is_id(value):
         return value
-    raise KindError(_ID_EXPECTED)
+    reserved = isinstance(value, str) and value.startswith(INVALID_ROW)
+    raise KindError(
+        _ID_EXPECTED, f"`{INVALID_ROW}N` is the name of a row without an id" if reserved else ""
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,10 @@ Folder = Path | str  # a local one, or a URL
 REMEMBERED = 50_000  # files, about 500 bytes each; one that is met again later is hashed again
 
 
+MAX_FILES = 100_000  # in a folder of images
+MAX_BYTES = 16 * 2**30  # of a clip, whose content is hashed: about 10 seconds
+
+
 class RootError(ValueError):
     """An input root that is no folder."""
 
@@ -127,11 +131,10 @@ class InputFiles:
             path = self._place(name, base).resolve()
             self._check_inside(column, name, path, base)
             if path.is_dir() and column not in PICTURE_COLUMNS:
-                for entry in path.iterdir():
-                    if entry.is_symlink():
-                        self._check_inside(column, str(entry), entry.resolve(), base)
+                self._check_entries(column, path, base)
                 return path
             if path.is_file():
+                _check_bytes(column, path, path.stat().st_size)
                 return path
             kind = "a folder" if path.is_dir() else "neither a file nor a folder"
             found = kind if path.exists() else "nothing of that name"
@@ -142,6 +145,20 @@ class InputFiles:
             found = f"{found} at {path}"
         hint = _counted_from(self._folders(base))
         raise RowError([Fault(column, _expected(column), found, hint)])
+
+    def _check_entries(self, column: str, folder: Path, base: Folder) -> None:
+        """That no link in a folder leads out, and that it can be hashed in reasonable time."""
+        size = 0
+        for index, entry in enumerate(folder.iterdir()):
+            if entry.is_symlink():
+                self._check_inside(column, str(entry), entry.resolve(), base)
+            if index >= MAX_FILES:
+                found = f"a folder of more at {folder}"
+                hint = "take out what is not part of the clip"
+                raise RowError([Fault(column, f"at most {MAX_FILES:,} files", found, hint)])
+            if entry.is_file() and not entry.name.startswith("."):
+                size += entry.stat().st_size
+        _check_bytes(column, folder, size)
 
     def _folders(self, base: Folder) -> tuple[Folder, ...]:
         return (_rooted(base), *(self.roots or ()))
@@ -184,3 +201,10 @@ def _outside(column: str, found: str, allowed: tuple[Folder, ...]) -> RowError:
     expected = f"a path inside {' or '.join(map(str, allowed))}"
     hint = "move it there, or allow its folder with --input-root"
     return RowError([Fault(column, expected, found, hint)])
+
+
+def _check_bytes(column: str, path: Path, size: int) -> None:
+    if size > MAX_BYTES:
+        found = f"{size:,} bytes at {path}"
+        hint = "cut what is not needed, or convert it"
+        raise RowError([Fault(column, f"a clip of at most {MAX_BYTES:,} bytes", found, hint)])

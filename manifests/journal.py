@@ -19,15 +19,19 @@ from zlib import crc32
 
 from manifests.columns import is_id
 from manifests.kinds import describe
+from manifests.links import is_own_file
 from manifests.result import ResultRow, from_record, to_record
+from manifests.sound import is_sound
 from manifests.storage import StorageError, sync
 
 COMMIT_SECONDS = 0.5  # a result is on the disk this long after it ended, and an fsync later
 _PREFIX = len('{"crc":"00000000","row":')
 _HEAD = re.compile(
-    rb'\{"id":"([A-Za-z0-9._-]*)","digest":"([0-9a-f]*)","status":"([a-z]*)"(?:,|\}$)'
+    rb'\{"id":"([A-Za-z0-9._-]*)","digest":"((?:(?:[0-9a-f]{2}){4,32})?)",'
+    rb'"status":"(ok|failed|invalid)"(?:,|\}$)'
 )
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+_FILE = re.compile(rb'"file_name":"videos/[0-9a-f]{2}/[A-Za-z0-9_-][A-Za-z0-9._-]*"[,}]')
 _log = logging.getLogger(__name__)
 
 
@@ -188,16 +192,18 @@ def _header(file: BinaryIO) -> JournalHeader | None:
     line = file.readline(1000)
     try:
         content = json.loads(line) if line.endswith(b"\n") else {}
-        return JournalHeader(content["uid"], content["run_id"], content["sequence"], len(line))
-    except (ValueError, KeyError, TypeError):
+        names = content["uid"], content["run_id"], content["sequence"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    is_ours = list(map(type, names)) == [str, str, int]
+    return JournalHeader(*names, len(line)) if is_ours else None
 
 
 def list_journals(folder: Path) -> list[tuple[Path, JournalHeader]]:
     """The journals of a results folder, oldest first."""
     found: list[tuple[Path, JournalHeader]] = []
     for path in folder.glob("journal-*.jsonl"):
-        header = read_header(path)
+        header = read_header(path) if is_own_file(path) else None
         if header is not None:
             found.append((path, header))
     return sorted(found, key=lambda item: (item[1].sequence, item[1].uid))
@@ -217,7 +223,10 @@ def read_records(path: Path, start: int = 0) -> Iterator[tuple[int, dict[str, An
 
 def records_of(file: BinaryIO, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
     """As `read_records`, from an open file."""
-    return ((end, json.loads(text)) for end, _, text in lines_of(file, start))
+    for end, _, text in lines_of(file, start):
+        record = record_of(text)
+        if record is not None:
+            yield end, record
 
 
 class Head(NamedTuple):
@@ -253,10 +262,17 @@ def lines_of(file: BinaryIO, start: int = 0) -> Iterator[tuple[int, Head, bytes]
 
 def _head(text: bytes) -> Head | None:
     match = _HEAD.match(text)
-    if match is not None and text.endswith(b"}"):
+    is_named = b"file_name" not in text or _FILE.search(text)
+    if match is not None and text.endswith(b"}") and is_named:
         return Head(*(part.decode() for part in match.groups()))
+    record = record_of(text)
+    return Head(record["id"], record["digest"], record["status"]) if record else None
+
+
+def record_of(text: bytes) -> dict[str, Any] | None:
+    """A record from its JSON, or None where it is none that a run wrote."""
     try:
         record = json.loads(text)
-        return Head(record["id"], record["digest"], record["status"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError):
         return None
+    return record if isinstance(record, dict) and is_sound(record) else None

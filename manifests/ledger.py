@@ -10,6 +10,7 @@ it the new parts alone, and whatever else lies there waits for removal.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from contextlib import ExitStack
@@ -25,9 +26,11 @@ import pyarrow.parquet as pq
 from manifests.arrow_types import merge_type, merge_types, to_array
 from manifests.columns import META
 from manifests.digest import id_hash
-from manifests.journal import Head, lines_of, list_journals, read_header
+from manifests.journal import Head, lines_of, list_journals, read_header, record_of
 from manifests.known import Known
+from manifests.links import is_own_file
 from manifests.result import RESULT_COLUMNS, STATUSES, ResultRow, Status, from_record
+from manifests.sound import DECISIVE, check_schema, sound_rows
 from manifests.storage import StorageError, aside_path, sync
 from manifests.table import Table
 
@@ -45,6 +48,7 @@ __all__ = [
 PART_ROWS = 100_000
 BATCH_ROWS = 8192
 _JOURNALS = b"zs2.journals"  # in a part's schema metadata: JSON of journal uid -> bytes merged
+_log = logging.getLogger(__name__)
 _PART = re.compile(r"part-(\d{6})-(\d{5})-of-(\d{5})\.parquet")
 _META = f'"{META}'.encode()
 _TIME = pa.timestamp("us", "UTC")
@@ -120,7 +124,7 @@ def _try_open(results: Path, names: list[str], stack: ExitStack) -> _State:
     merged: dict[str, int] = {}
     for generation, paths in generations.items():
         if generation == base:
-            state.parts = [stack.enter_context(pq.ParquetFile(path)) for path in paths]
+            state.parts = [_open_part(path, stack) for path in paths]
             metadata = state.parts[0].schema_arrow.metadata or {}
             merged = json.loads(metadata.get(_JOURNALS, b"{}"))
         else:
@@ -133,10 +137,27 @@ def _try_open(results: Path, names: list[str], stack: ExitStack) -> _State:
 
 
 def _part_batches(part: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """A part's batches. Rows that no run wrote, such as one whose file lies elsewhere, are passed
+    over: they are rendered again."""
+    names = [name for name in columns if name in part.schema_arrow.names]
     try:
-        yield from part.iter_batches(BATCH_ROWS, columns=columns, use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+        needed = list(dict.fromkeys([*names, *DECISIVE]))
+        for batch in part.iter_batches(BATCH_ROWS, columns=needed, use_threads=False):
+            sound = sound_rows(batch)
+            if not pc.call_function("all", [sound]).as_py():
+                _log.warning("the ledger has rows that no run wrote; they count as not done")
+                batch = batch.filter(sound)
+            yield batch.select(names)
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise _damaged("results", error) from error
+
+
+def _open_part(path: Path, stack: ExitStack) -> pq.ParquetFile:
+    if path.exists() and not is_own_file(path):
+        raise ValueError(f"{path.name} is no regular file")
+    part = stack.enter_context(pq.ParquetFile(path))
+    check_schema(part.schema_arrow, _TYPES)
+    return part
 
 
 def _lines(state: _State) -> Iterator[tuple[int, int, Head, bytes]]:
@@ -171,7 +192,7 @@ def _index(state: _State, with_meta: bool = True) -> _Index:
         index.newest.put(id_hash(head.id), _place(number, end))
         index.ends[number] = end
         if with_meta and _META in text:
-            for name, value in json.loads(text).items():
+            for name, value in (record_of(text) or {}).items():
                 if name.startswith(META):
                     chunk.setdefault(name, []).append(value)
         if count % BATCH_ROWS == 0:
@@ -232,7 +253,8 @@ def _merged(
         # what a running flow appended since the index was made is for the next reading
         is_newest = index.newest.get(id_hash(head.id)) == _place(number, end)
         if is_newest and head.status in statuses and keep(head.id):
-            records.append(json.loads(text))
+            record = record_of(text)
+            records += [record] if record else []
             if len(records) == BATCH_ROWS:
                 yield _journal_batch(records, schema)
                 records = []

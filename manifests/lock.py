@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -56,11 +57,22 @@ def hold_file(path: Path, run_id: str) -> Generator[None]:
         os.close(handle)
 
 
+def _no_file(path: Path, reason: str | None) -> StorageError:
+    return StorageError(
+        f"{path} cannot be written ({reason}): expected a file of the run's own; "
+        "remove what stands there"
+    )
+
+
 def _take(path: Path) -> int:
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        # never through a link: what it leads to would be emptied
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     except OSError as error:
-        raise StorageError(f"{path} cannot be written ({error.strerror})") from error
+        raise _no_file(path, error.strerror) from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise _no_file(path, "it is no regular file")
     # `file_holder` holds the lock for an instant: one refusal is not yet another run
     for wait in (0.1, 0.2, 0.2, None):
         try:
@@ -84,9 +96,11 @@ def _take(path: Path) -> int:
 def file_holder(path: Path) -> Holder | None:
     """Who holds the lock right now, or None."""
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise _no_file(path, error.strerror) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -347,9 +347,11 @@ def _read_file(file: ManifestFile, first: int, wanted: _Wanted) -> Iterator[RawB
             if parquet.metadata.num_rows != file.num_rows:
                 raise ManifestError(f"{file.name} was changed while it was read: start again")
             yield from _read_groups(parquet, file, first, wanted)
+    except ManifestError:
+        raise
     except PageError as error:
         raise ManifestError(f"{file.name}: {error}") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # a name is not UTF-8
         raise _unreadable(file.name, file.path, error) from error
 
 

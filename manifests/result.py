@@ -55,7 +55,7 @@ class ResultRow:
 
 
 RESULT_COLUMNS = tuple(f.name for f in fields(ResultRow) if f.name != "meta")
-_TIMES = ("started_at", "finished_at")
+TIMES = ("started_at", "finished_at")
 
 
 def to_record(row: ResultRow) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def to_record(row: ResultRow) -> dict[str, Any]:
         value = getattr(row, name)
         if value is not None:
             record[name] = _clean(value) if isinstance(value, str) else value
-    for name in _TIMES:
+    for name in TIMES:
         if name in record:
             record[name] = record[name].astimezone(UTC).isoformat()
     for name, value in row.meta.items():
@@ -82,7 +82,7 @@ def _clean(text: str) -> str:
 def from_record(record: dict[str, Any]) -> ResultRow:
     """The result that `to_record` or a ledger's batch made a record of."""
     known: dict[str, Any] = {name: record.get(name) for name in RESULT_COLUMNS}
-    for name in _TIMES:
+    for name in TIMES:
         value = known[name]
         known[name] = datetime.fromisoformat(value) if isinstance(value, str) else value
     if known["kl_achieved"] is not None:

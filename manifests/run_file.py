@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from manifests.links import read_small
 from manifests.storage import StorageError, write_aside
 
 
@@ -23,10 +24,10 @@ def read_json(path: Path) -> dict[str, Any] | None:
         StorageError: something else stands there.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(read_small(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise StorageError(f"{path} cannot be read ({error}); remove it to start afresh") from error
     if not isinstance(content, dict):
         raise StorageError(f"{path} is not what a run writes; remove it to start afresh")

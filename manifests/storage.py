@@ -27,6 +27,7 @@ from manifests.files import (
     write_aside,
 )
 from manifests.kinds import describe
+from manifests.links import LinkError, check_own
 from manifests.lock import Holder, file_holder, hold_file
 from manifests.object_store import is_url
 from manifests.remote import Remote, staging_folder
@@ -111,10 +112,13 @@ class RunFolder:
                 if os.access(ancestor, os.W_OK):  # a run that was killed may have made it just now
                     sync_entry(ancestor)
             for folder in (self.videos, self.results, self.latents, self.logs):
+                check_own(self.root, folder / "file")
                 make_folder(folder)
             probe = aside_path(self.results / "probe")
             probe.write_bytes(b"zs2")
             probe.unlink()
+        except LinkError as error:
+            raise StorageError(str(error)) from error
         except OSError as error:
             raise _unusable(self.root, error) from error
         return self
@@ -133,7 +137,8 @@ class RunFolder:
         if self.remote:
             return self.remote.has_video(self.file_name(self.videos / name))
         # asked of each of a million rows: a Path takes longer to make than the file to be found
-        return os.path.exists(f"{self._videos}/{name}")  # noqa: PTH110
+        path = f"{self._videos}/{name}"
+        return os.path.exists(path) and not os.path.islink(path)  # noqa: PTH110, PTH114
 
     def latents_path(self, sample_digest: str) -> Path:
         """latents/<sample digest>.safetensors"""
@@ -220,7 +225,7 @@ class RunFolder:
     @contextmanager
     def delivery(self, digest: str, row_id: str, codec: str) -> Generator[Path]:
         """Where to make a finished video; it is where it belongs when this is left without error."""
-        path = self.video_path(digest, row_id, codec)
+        path = check_own(self.root, self.video_path(digest, row_id, codec))
         with self.remote.delivery(self.file_name(path)) if self.remote else nullcontext(path) as at:
             yield at
 
@@ -249,6 +254,13 @@ def _video_name(digest: str, row_id: str, codec: str) -> str:
     if not _DIGEST.fullmatch(digest) or not is_id(row_id):
         raise ValueError(f"not a digest and an id: {describe(digest)}, {describe(row_id)}")
     return f"{digest[:2]}/{row_id}{SUFFIXES[codec]}"
+
+
+def _no_lock_file(path: Path, reason: str | None) -> StorageError:
+    return StorageError(
+        f"{path} cannot be written ({reason}): expected a file of the run's own; "
+        "remove what stands there"
+    )
 
 
 def _unusable(root: str | Path, error: OSError) -> StorageError:

@@ -16,6 +16,8 @@ from manifests.storage import RunFolder, write_aside
 TEMPLATE = Path(__file__).with_name("gallery.html")
 # A page with more is slow to open, and writing it would hold a row of each of a million clips.
 MAX_ROWS = 5000
+MAX_CHARACTERS = 4000  # of a text on a card
+MAX_VALUES = 1000  # of λ reached
 MAX_OTHERS = 500  # failed and invalid
 
 
@@ -56,20 +58,29 @@ def _id(row: ResultRow) -> str:
     return row.id
 
 
+def _cut(value: Any) -> Any:
+    """A value short enough for a card: a page of a thousand megabyte texts opens nowhere."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if len(text) <= MAX_CHARACTERS:
+        return value
+    return f"{text[:MAX_CHARACTERS]}… ({len(text):,} characters)"
+
+
 def _entry(row: ResultRow) -> dict[str, Any]:
+    params = json.loads(row.params) if row.params else {}
     return {
         "id": row.id,
         "status": row.status,
-        "prompt": row.prompt or "",
+        "prompt": _cut(row.prompt or ""),
         "file": row.file_name,
         "frames": row.num_frames,
         "size": f"{row.width}×{row.height}" if row.width else "",
         "fps": row.fps,
         "seed": str(row.seed) if row.seed is not None else "",  # beyond what JavaScript counts to
-        "model": row.model or "",
-        "error": row.error_message,
+        "model": _cut(row.model or ""),
+        "error": _cut(row.error_message or "") or None,
         "stage": row.stage,
-        "kl": [round(value, 4) for value in row.kl_achieved or ()],
-        "params": json.loads(row.params) if row.params else {},
-        "meta": {name: str(value) for name, value in row.meta.items()},
+        "kl": [round(value, 4) for value in (row.kl_achieved or ())[:MAX_VALUES]],
+        "params": {name: _cut(value) for name, value in params.items()},
+        "meta": {_cut(name): _cut(str(value)) for name, value in row.meta.items()},
     }

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from manifests.columns import INVALID_ROW
 from manifests.ledger import Known
 from manifests.read import Manifest, RawRow
 from manifests.row import RowError, parse_row
@@ -147,7 +148,7 @@ def jobs_of(
 def _ledger_id(raw: RawRow, problems: list[Problem]) -> str:
     """The ledger's name for a bad row: its id, unless the id is what is wrong with it."""
     if any(problem.column == "id" for problem in problems):
-        return f"invalid-row-{raw.position}"
+        return f"{INVALID_ROW}{raw.position}"
     return problems[0].id
 
 

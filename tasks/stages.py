@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from manifests.links import check_own, is_own_file
 from manifests.storage import RunFolder, write_aside
 from tasks.disk import write_with_room
 from tasks.job import Job, parameters
@@ -136,7 +137,7 @@ def sample(models: WarmModels, job: Job, latents_file: Path | None = None) -> Sa
     import torch
 
     sampler = models.sampler(job)
-    found = _read_latents(latents_file) if latents_file else None
+    found = read_latents(latents_file, job) if latents_file else None
     if found is not None:
         return found
     row = job.row
@@ -184,17 +185,32 @@ def _write_latents(path: Path, latents: torch.Tensor, kl: list[float]) -> None:
         save_file({"latents": latents}, aside, metadata={"kl": json.dumps(kl)})
 
 
-def _read_latents(path: Path) -> Sampled | None:
+def read_latents(path: Path, job: Job) -> Sampled | None:
+    """What an earlier attempt left: finite latents of the job's own shape, or None."""
+    import torch
     from safetensors import SafetensorError, safe_open
 
+    if not is_own_file(path):
+        return None
+    row, model = job.row, job.model
+    side = model.scale_factor
+    size = (row.height or model.height) // side, (row.width or model.width) // side
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            return Sampled(file.get_tensor("latents"), json.loads(metadata["kl"]), reused=True)
+            if tuple(file.get_slice("latents").get_shape()) != (
+                *(row.num_frames, model.latent_channels),
+                *size,
+            ):
+                return None
+            latents, kl = file.get_tensor("latents"), json.loads(metadata["kl"])
     except FileNotFoundError:
         return None
-    except (SafetensorError, KeyError, ValueError):  # not what was written there: sample again
+    except (SafetensorError, KeyError, ValueError, RecursionError):  # not what was written there
         return None
+    is_sound = latents.dtype == torch.float32 and bool(torch.isfinite(latents).all())
+    is_sound &= isinstance(kl, list) and all(type(value) is float for value in kl)
+    return Sampled(latents, kl, reused=True) if is_sound else None
 
 
 def truncation_note(sampler: ZS2Sampler, job: Job) -> str | None:
@@ -264,5 +280,9 @@ def render_alone(models: WarmModels, job: Job, path: Path) -> dict[str, Any]:
 
 
 def output_path(folder: RunFolder, job: Job) -> Path:
-    """Where the job's video belongs."""
-    return folder.video_path(job.digest, job.row.id, job.row.codec)
+    """Where the job's video belongs.
+
+    Raises:
+        LinkError: a link on the way there, which may lead out of the folder.
+    """
+    return check_own(folder.root, folder.video_path(job.digest, job.row.id, job.row.codec))

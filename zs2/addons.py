@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from zs2.checkpoints.weights import names_in, read_header
+from zs2.checkpoints.weights import names_in, read_header, read_text
 from zs2.models import ModelError, names_model
 
 if TYPE_CHECKING:
@@ -249,9 +249,9 @@ def _check_class(kind: str, name: str, path: Path) -> None:
     """That a folder's configuration is that of such a model."""
     wanted = _CLASSES[kind]
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_text(path))
         found = str(config.get("_class_name") or (config.get("architectures") or ["no class"])[0])
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise _error(
             kind, name, f"the config.json of a {wanted}; found {error}", f"name a {kind} folder"
         ) from error

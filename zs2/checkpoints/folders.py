@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 DEFAULTS_FILE = "zs2.json"  # a model folder may carry its own steps, guidance and size
+# As for a row's own values: what is larger is a mistake, or somebody's wish to fill the memory.
+MAX_SIDE, MAX_CHANNELS, MAX_STEPS = 8192, 256, 1000
 CONFIGS = ("model_index.json", "unet/config.json", "vae/config.json")
 # Where a model_index.json may take classes from; any other module is code of the checkpoint's own.
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
@@ -108,10 +110,10 @@ def info_of(
     pipeline = index["_class_name"]
     defaults = replace(PIPELINE_DEFAULTS[pipeline], **own)
     try:
-        channels, scale = vae["latent_channels"], 2 ** (len(vae["block_out_channels"]) - 1)
+        channels, scale = vae["latent_channels"], 2 ** min(len(vae["block_out_channels"]) - 1, 16)
         height, width = _sample_size(unet)
         in_channels = unet["in_channels"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ModelError(
             f"model {name!r}: expected the entries of a UNet2DConditionModel and an AutoencoderKL in "
             f"{' and '.join(CONFIGS[1:])}, found {type(error).__name__}: {error}; save it again"
@@ -123,6 +125,13 @@ def info_of(
             f"found {in_channels}{_INPAINTING if in_channels == 2 * channels + 1 else ''}; "
             "use a checkpoint that samples from text, or InstructPix2Pix"
         )
+    _check_sizes(
+        name,
+        height=(defaults.height or height * scale, 8, MAX_SIDE),
+        width=(defaults.width or width * scale, 8, MAX_SIDE),
+        latent_channels=(channels, 1, MAX_CHANNELS),
+        scale_factor=(scale, 1, MAX_SIDE),
+    )
     conditioned = unet.get("addition_embed_type") == "text_time"
     if conditioned != (pipeline == "StableDiffusionXLPipeline"):
         raise ModelError(
@@ -142,6 +151,23 @@ def info_of(
         pipeline=pipeline,
         **further,
     )
+
+
+def _check_sizes(name: str, **values: tuple[Any, int, int]) -> None:
+    for what, (value, low, high) in values.items():
+        if type(value) is not int or not low <= value <= high:
+            raise ModelError(
+                f"model {name!r}: expected a {what} from {low} to {high:,}, found {str(value)[:80]} in "
+                "its configuration; save the model again"
+            )
+
+
+def _check_guidance(name: str, value: Any) -> None:
+    if type(value) not in (int, float) or not 0 <= value < float("inf"):
+        raise ModelError(
+            f"model {name!r}: expected a guidance_scale ≥ 0, found {str(value)[:80]} in "
+            f"{DEFAULTS_FILE}; correct it"
+        )
 
 
 _INPAINTING = ": an inpainting model, which zs2 does not run"
@@ -209,6 +235,11 @@ def own_defaults(name: str, path: Path) -> dict[str, Any]:
             f"model {name!r}: expected {', '.join(known)} in {path}, found {', '.join(unknown)}; "
             "remove it"
         )
+    if "num_inference_steps" in values:
+        _check_sizes(name, num_inference_steps=(values["num_inference_steps"], 1, MAX_STEPS))
+    sides = {side: values[side] for side in ("height", "width") if values.get(side) is not None}
+    _check_sizes(name, **{side: (value, 8, MAX_SIDE) for side, value in sides.items()})
+    _check_guidance(name, values.get("guidance_scale", 1.0))
     return values
 
 
@@ -219,11 +250,11 @@ def read_json(name: str, path: Path) -> dict[str, Any]:
         ModelError: none there.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(weights.read_text(path))
         if not isinstance(content, dict):
             raise ValueError(f"a {type(content).__name__}, no object")
         return content
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"model {name!r}: expected readable JSON in {path}, found {error}; "
             "copy or save the model again"

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import stat
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ _FILE = re.compile(
     r"(?P<early>\.fp16)?(-\d+-of-\d+)?(?P<late>\.fp16)?\.(?P<format>safetensors|bin)"
 )
 _LARGEST_HEADER = 100_000_000  # bytes, as the format's own library has it
+_LARGEST_TEXT = 64 * 2**20  # bytes; indexes of sharded weights have a few
 _FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 
 
@@ -175,18 +177,48 @@ def read_header(path: Path) -> Header:
     Raises:
         OSError: not to be read. ValueError: no safetensors file, or not a whole one.
     """
+    size = _size(path)
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 0 < length <= _LARGEST_HEADER:
             raise ValueError("it does not begin with the length of a header")
-        tensors = json.loads(file.read(length))
+        header = file.read(length)
     try:
+        tensors = json.loads(header)
         metadata = tensors.pop("__metadata__", {})
-        shapes = {name: tuple(tensor["shape"]) for name, tensor in tensors.items()}
-        dtypes = {name: tensor["dtype"] for name, tensor in tensors.items()}
-        data = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
-    except (AttributeError, KeyError, TypeError) as error:
+        shapes = {name: _shape(tensor["shape"]) for name, tensor in tensors.items()}
+        dtypes = {name: str(tensor["dtype"]) for name, tensor in tensors.items()}
+        ends = [tensor["data_offsets"][1] for tensor in tensors.values()]
+        data = max((int(end) for end in ends), default=0)
+    except (AttributeError, IndexError, KeyError, TypeError, RecursionError) as error:
         raise ValueError("its header describes no tensors") from error
-    if (expected := 8 + length + data) != (size := path.stat().st_size):
+    if (expected := 8 + length + data) != size:
         raise ValueError(f"its header promises {expected:,} bytes, it has {size:,}")
+    if not isinstance(metadata, dict):
+        raise ValueError("its header describes no tensors")
     return Header(metadata, shapes, dtypes)
+
+
+def _shape(sizes: Any) -> tuple[int, ...]:
+    if not all(type(size) is int and size >= 0 for size in sizes):
+        raise TypeError(f"no shape: {sizes}")
+    return tuple(sizes)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a regular file: others, such as pipes, may have no end."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is no regular file")
+    return status.st_size
+
+
+def read_text(path: Path) -> str:
+    """The text of a configuration file.
+
+    Raises:
+        OSError: not to be read. ValueError: no UTF-8, no regular file, or far too large for one.
+    """
+    if (size := _size(path)) > _LARGEST_TEXT:
+        raise ValueError(f"{size:,} bytes where a configuration has at most {_LARGEST_TEXT:,}")
+    return path.read_text(encoding="utf-8")
