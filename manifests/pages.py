@@ -9,26 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.kinds import count
+from manifests.thrift import read_struct
 
 MAX_PAGE_BYTES = 256 * 2**20  # writers make pages of about 1 MiB, or of about 1,000 long values
 MAX_LIST_VALUES = 2**24  # in the lists of a row group, and 64 more for each of its rows
 MAX_UNPACKED = 2**31  # bytes of the lists of a row group, where they cannot be read piece by piece
 BATCH_BYTES = 16 * 2**20  # a batch's rows as Python objects are a few times this
 MANY_ROWS = 1_000_000  # of a row group; more must at least have ids
+_CHUNK = (5, 7, 9, 11)  # values, packed bytes, offsets of the first page and the dictionary
+_LARGEST_FOOTER = 64 * 2**20
 _HEADER = 1 << 12
 _LARGEST_HEADER = 16 * 2**20  # as Arrow has it: a header may quote the page's extremes
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 _DELTA_BYTE_ARRAY = 7  # each value is the one before with another end: long ones from a few bytes
-_NEST = 16
 
 
 class PageError(ValueError):
@@ -70,16 +73,14 @@ def reading_of(path: Path, group: int, metadata: pq.FileMetaData, most_rows: int
     Raises:
         PageError: a page, or lists, that no reading can bound. OSError: the file cannot be read.
     """
-    facts = metadata.row_group(group)
-    rows = facts.num_rows
+    rows = metadata.row_group(group).num_rows
     if rows <= 0:
         return Reading(most_rows, ())
     row_bytes = 0.0
     suspects: dict[str, int] = {}  # leaf column -> values that a batch may have of it
     with path.open("rb") as file:
-        for index in range(facts.num_columns):
-            leaf = facts.column(index)
-            name = str(leaf.path_in_schema)
+        for index, leaf in enumerate(_leaves(path, path.stat().st_mtime_ns, group)):
+            name = metadata.schema.column(index).path
             pages = _survey(file, leaf, name)
             is_list = metadata.schema.column(index).max_repetition_level > 0
             _check(group, name, pages, rows, is_list)
@@ -95,6 +96,34 @@ def reading_of(path: Path, group: int, metadata: pq.FileMetaData, most_rows: int
                 suspects[name] = most
     batch_rows = max(1, min(most_rows, int(BATCH_BYTES / max(row_bytes, 1.0))))
     return Reading(batch_rows, _repeated(path, group, suspects))
+
+
+@lru_cache(1)
+def _groups(path: Path, changed: int) -> list[Any]:
+    """The row groups of a file, as its footer has them: pyarrow ends the process where a column of a
+    damaged footer is asked for."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 8))
+        length = int.from_bytes(file.read(4), "little")
+        if length > min(size - 8, _LARGEST_FOOTER):
+            raise PageError(f"a footer of {length:,} bytes: write fewer columns or row groups")
+        file.seek(size - 8 - length)
+        try:
+            groups = read_struct(BytesIO(file.read(length))).get(4)
+        except (EOFError, ValueError) as error:
+            raise PageError(f"the footer is damaged ({error}): write the file again") from error
+    return groups if isinstance(groups, list) else []
+
+
+def _leaves(path: Path, changed: int, group: int) -> list[dict[int, Any]]:
+    groups = _groups(path, changed)
+    found = (
+        groups[group].get(1) if group < len(groups) and isinstance(groups[group], dict) else None
+    )
+    if not isinstance(found, list) or not all(isinstance(leaf, dict) for leaf in found):
+        raise PageError(f"row group {group} is damaged: write the file again")
+    return found
 
 
 def _check(group: int, name: str, pages: _Pages, rows: int, is_list: bool) -> None:
@@ -156,22 +185,24 @@ def _width(metadata: pq.FileMetaData, index: int) -> int | None:
     return _WIDTHS.get(column.physical_type)
 
 
-def _survey(file: BinaryIO, leaf: pq.ColumnChunkMetaData, name: str) -> _Pages:
+def _survey(file: BinaryIO, leaf: dict[int, Any], name: str) -> _Pages:
     """Go through the headers of a column's pages, as the reader will.
 
     Raises:
         PageError: a page of more than MAX_PAGE_BYTES, or what is no page.
     """
-    if leaf.file_path:
-        raise PageError(
-            f"`{name}` stands in another file, {leaf.file_path!r}: write one whole file"
-        )
-    at = leaf.data_page_offset
-    if leaf.has_dictionary_page and 0 < leaf.dictionary_page_offset < at:
-        at = leaf.dictionary_page_offset
-    end = at + leaf.total_compressed_size
+    chunk = leaf.get(3)
+    if leaf.get(1) or not isinstance(chunk, dict):
+        raise PageError(f"`{name}` stands in another file: write one whole file")
+    promised, packed_bytes, at, dictionary = (chunk.get(field, 0) for field in _CHUNK)
+    numbers = (promised, packed_bytes, at, dictionary)
+    if not all(type(number) is int and 0 <= number < 2**62 for number in numbers):
+        raise PageError(f"`{name}` is damaged: write the file again")
+    if 0 < dictionary < at:
+        at = dictionary
+    end = at + packed_bytes
     pages = _Pages()
-    while pages.values < leaf.num_values and 0 <= at < end:
+    while pages.values < promised and at < end:
         header, length = _header(file, at, name)
         unpacked, packed = header.get(2), header.get(3)
         if (
@@ -215,7 +246,7 @@ def _header(file: BinaryIO, at: int, name: str) -> tuple[dict[int, object], int]
         data = file.read(size)
         stream = BytesIO(data)
         try:
-            return _struct(stream, 0), stream.tell()
+            return read_struct(stream), stream.tell()
         except EOFError:
             if len(data) < size:
                 break
@@ -223,73 +254,3 @@ def _header(file: BinaryIO, at: int, name: str) -> tuple[dict[int, object], int]
         except (ValueError, OverflowError):
             break
     raise PageError(f"`{name}` has no page at byte {at}; the file is damaged: write it again")
-
-
-# Thrift's compact protocol, as far as page headers go.
-
-
-def _byte(stream: BytesIO) -> int:
-    found = stream.read(1)
-    if not found:
-        raise EOFError
-    return found[0]
-
-
-def _varint(stream: BytesIO) -> int:
-    number = shift = 0
-    while shift < 70:
-        byte = _byte(stream)
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number
-        shift += 7
-    raise ValueError("a number of too many bytes")
-
-
-def _integer(stream: BytesIO) -> int:
-    number = _varint(stream)
-    return number >> 1 ^ -(number & 1)
-
-
-def _struct(stream: BytesIO, depth: int) -> dict[int, object]:
-    if depth > _NEST:
-        raise ValueError("too deep")
-    fields: dict[int, object] = {}
-    number = 0
-    while head := _byte(stream):
-        number = number + (head >> 4) if head >> 4 else _integer(stream)
-        kind = head & 15
-        fields[number] = kind == 1 if kind in (1, 2) else _value(stream, kind, depth)
-    return fields
-
-
-def _value(stream: BytesIO, kind: int, depth: int) -> object:
-    match kind:
-        case 1 | 2 | 3:
-            return _byte(stream)
-        case 4 | 5 | 6:
-            return _integer(stream)
-        case 7:
-            return _skip(stream, 8)
-        case 8:
-            return _skip(stream, _varint(stream))
-        case 9 | 10:
-            return _list(stream, depth)
-        case 12:
-            return _struct(stream, depth + 1)
-        case _:
-            raise ValueError(f"no field of a page header is of type {kind}")
-
-
-def _list(stream: BytesIO, depth: int) -> None:
-    if depth > _NEST:
-        raise ValueError("too deep")
-    head = _byte(stream)
-    size = head >> 4 if head >> 4 < 15 else _varint(stream)
-    for _ in range(size):
-        _value(stream, head & 15, depth + 1)
-
-
-def _skip(stream: BytesIO, size: int) -> None:
-    if stream.seek(size, 1) > len(stream.getbuffer()):
-        raise EOFError
