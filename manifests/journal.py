@@ -27,7 +27,7 @@ from manifests.storage import StorageError, sync
 COMMIT_SECONDS = 0.5  # a result is on the disk this long after it ended, and an fsync later
 _PREFIX = len('{"crc":"00000000","row":')
 _HEAD = re.compile(
-    rb'\{"id":"([A-Za-z0-9._-]*)","digest":"((?:(?:[0-9a-f]{2}){4,32})?)",'
+    rb'\{"id":"([A-Za-z0-9._-]*)","digest":"((?:[0-9a-f]{2}){0,32})",'
     rb'"status":"(ok|failed|invalid)"(?:,|\}$)'
 )
 _encode = json.JSONEncoder(separators=(",", ":")).encode
