@@ -103,6 +103,7 @@ class Storm:
         ]
         self._armed: Aim | None = None
         self._lock = threading.RLock()
+        self._orphans: list[int] = []  # actors of the run that was killed last
         self._last_latents: dict[int, float] = {}
         self._begun: set[str] = set()  # rows whose video has been begun
         self._started = time.monotonic()
@@ -155,7 +156,7 @@ class Storm:
                 env={**_environment(), "ZS2_CHAOS": self.mark},
             )
         if self.story.kills and self.story.kills[-1].victim == "driver":
-            self.story.kills[-1].orphans = len(self._actors())
+            self.story.kills[-1].orphans = sum(map(is_alive, self._orphans))
         self._process = process
         while process.poll() is None:
             if self._during and self._await_rows(self._draw.randint(1, 3)):
@@ -323,6 +324,7 @@ class Storm:
             # One of the orphans is slow to die, and wakes when the next run is at work.
             freeze(orphan)
             threading.Timer(self._draw.uniform(5, 25), self._wake, [orphan]).start()
+        self._orphans = self._actors()
         kill(self._process.pid)
         self._note(aim, window, self._process.pid, row, thrown_away=thrown_away)
 
