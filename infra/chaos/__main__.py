@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from manifests.read import open_manifest
 from manifests.storage import RunFolder
 from tasks.job import Engine
 from tasks.plan import jobs_of, make_plan
+from tasks.stages import QUIET
 
 PATIENCE = 400.0  # seconds until the Ray of a killed run has noticed
 
@@ -187,6 +189,7 @@ def main() -> int:
         "--own-ray", type=int, nargs="*", default=[6], help="seeds without a cluster"
     )
     parser.add_argument("--out", type=Path, help="keep everything in this folder")
+    os.environ.update(QUIET)
     chosen = parser.parse_args()
     folder = (chosen.out or Path(tempfile.mkdtemp(prefix="zs2-chaos-"))).absolute()
     folder.mkdir(parents=True, exist_ok=True)
