@@ -34,6 +34,7 @@ from tasks.publish import Tally, publish
 
 MANIFEST, RUN_MANIFEST, OUT, RUN_OUT = "manifest.parquet", "run.parquet", "out", "run"
 CHUNK = 100_000  # rows written at once
+WARM_ROWS = 10_000  # of the run: by then Prefect and Ray have what memory they take
 
 
 def memory(what: str) -> float:
@@ -188,7 +189,8 @@ def run(folder: Path, rows: int, run_rows: int) -> dict[str, Any]:
 
     settings = RenderSettings()  # pyright: ignore[reportCallIssue]
     marks: list[tuple[int, float, float, float]] = []  # rows, seconds, processor seconds, MB
-    wanted = {1, *(run_rows * tenth // 10 for tenth in range(1, 11))}
+    early_row = WARM_ROWS if run_rows > WARM_ROWS else max(1, run_rows // 10)
+    wanted = {1, early_row, *(run_rows * tenth // 10 for tenth in range(1, 11))}
     ended = 0
 
     def on_row(row: ResultRow) -> None:
@@ -208,14 +210,16 @@ def run(folder: Path, rows: int, run_rows: int) -> dict[str, Any]:
         caller.set(Caller(on_row=on_row, crew=crew))
         summary = render_manifest(str(folder / RUN_MANIFEST), str(out.root), settings)
     assert summary["rows"]["ok"] == run_rows
-    (_, begun, used, _), early, *_, late = marks
+    (_, begun, used, _), *_, late = marks
+    mb_by_row = {row: mb for row, _, _, mb in marks}
     return {
         "rows": run_rows,
         "seconds": late[1] - begun,
         "cpu_seconds": late[2] - used,
-        "mb_early": early[3],
+        "early_row": early_row,
+        "mb_early": mb_by_row[early_row],
         "mb_late": late[3],
-        "mb_by_row": {row: mb for row, _, _, mb in marks},
+        "mb_by_row": mb_by_row,
     }
 
 

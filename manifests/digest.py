@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Collection, Generator, Mapping
+from functools import lru_cache
 from hashlib import blake2b, file_digest, sha256
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
@@ -66,6 +67,7 @@ def digest_of_form(form: str) -> str:
     return sha256(form.encode()).hexdigest()[:DIGEST_LENGTH]
 
 
+@lru_cache(1)  # several tables are asked about one row before the next row comes
 def id_hash(row_id: str) -> bytes:
     """16 bytes that stand for an id where millions are held."""
     return blake2b(row_id.encode("utf-8", "surrogatepass"), digest_size=16).digest()

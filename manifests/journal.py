@@ -264,7 +264,8 @@ def _head(text: bytes) -> Head | None:
     match = _HEAD.match(text)
     is_named = b"file_name" not in text or _FILE.search(text)
     if match is not None and text.endswith(b"}") and is_named:
-        return Head(*(part.decode() for part in match.groups()))
+        row_id, digest, status = match.groups()
+        return Head(row_id.decode(), digest.decode(), status.decode())
     record = record_of(text)
     return Head(record["id"], record["digest"], record["status"]) if record else None
 

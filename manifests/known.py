@@ -8,8 +8,9 @@ from manifests.digest import id_hash
 from manifests.result import STATUSES, Status
 from manifests.table import Table
 
-_CODES = {status: code for code, status in enumerate(STATUSES)}
+_CODES: dict[str, int] = {status: code for code, status in enumerate(STATUSES)}
 _DIGEST_BYTES = 16  # a longer one is none of ours: it is cut, and its length kept
+_HEADS = {status: bytes((code, _DIGEST_BYTES)) for status, code in _CODES.items()}
 
 
 class Known:
@@ -51,5 +52,7 @@ class Known:
 
 def _record(digest: str, status: str) -> bytes:
     content = bytes.fromhex(digest)
-    head = bytes((_CODES[status], min(len(content), 255)))  # type: ignore[index]
+    if len(content) == _DIGEST_BYTES:
+        return _HEADS[status] + content
+    head = bytes((_CODES[status], min(len(content), 255)))
     return head + content[:_DIGEST_BYTES].ljust(_DIGEST_BYTES, b"\0")

@@ -55,12 +55,16 @@ def keeps(name: str, **changes: Any) -> bool:
 
 
 def test_limits_are_kept_or_missed():
-    """Each limit by itself decides: seconds in proportion to a million rows, memory, growth, rate."""
+    """Each limit by itself decides: seconds in proportion to a million rows, memory, growth, rate. A
+    few rows have a limit of memory alone."""
     assert all(keeps(name) for name in ("plan", "resume", "status", "publish", "run"))
     assert not keeps("plan", seconds=6.1) and keeps("plan", seconds=5.9)
     assert not keeps("resume", seconds=3.1) and keeps("status", seconds=99.0)
     assert not keeps("publish", mb_peak=1001.0)
     assert not keeps("run", mb_late=406.0) and not keeps("run", seconds=350.0)
+    few = {"rows": 1000, "seconds": 99.0}
+    assert keeps("plan", **few) and keeps("run", **few, mb_late=499.0)
+    assert not keeps("plan", **few, mb_peak=1001.0)
 
 
 def test_too_few_rows_are_refused():
