@@ -57,7 +57,7 @@ def make(folder: Path, rows: int, run_rows: int) -> dict[str, Any]:
 
 
 def _table(start: int, end: int) -> pa.Table:
-    """Rows that differ in words and seed, of 24 sets of parameters, with two columns of the user's."""
+    """Rows that differ in words and seed, of 48 sets of parameters, with two columns of the user's."""
     rng = np.random.default_rng(start)
     rows = range(start, end)
     return pa.table(
