@@ -30,6 +30,11 @@ TIMEOUT = 60.0  # seconds of one request; ZS2_STORE_TIMEOUT
 PIECE = 8 * 2**20  # bytes of one request of a large transfer
 PIECES_AT_ONCE = 4
 
+_CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 
@@ -79,7 +84,7 @@ def parse_url(url: str) -> Address:
     if "@" in bucket or "?" in rest or "#" in rest:
         raise StorageError(
             f"{shown}: expected a plain URL, found credentials or a query in it; give credentials "
-            "in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+            "in the environment"
         )
     if scheme not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
@@ -118,9 +123,10 @@ class ObjectStore:
             "timeout": timedelta(seconds=_seconds("ZS2_STORE_TIMEOUT", TIMEOUT)),
             "connect_timeout": timedelta(seconds=5),
         }
-        if self.address.scheme == "s3" and urlsplit(endpoint).hostname in _LOOPBACK:
+        trusted = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("true", "1")
+        if self.address.scheme == "s3" and (trusted or urlsplit(endpoint).hostname in _LOOPBACK):
             client["allow_http"] = True
-        with self._told():
+        try:
             self._bucket = from_url(
                 f"{self.address.scheme}://{self.address.bucket}",
                 client_options=client,
@@ -134,6 +140,11 @@ class ObjectStore:
                     },
                 },
             )
+        except (exceptions.BaseError, ValueError) as error:
+            raise StorageError(
+                f"{self.url}: the store is not set up ({_reason(str(error))}); "
+                f"set {_CREDENTIALS[self.address.scheme]}"
+            ) from None
 
     def url_of(self, name: str) -> str:
         """The URL of an object."""
@@ -292,8 +303,7 @@ class ObjectStore:
             )
         if "169.254." in told or "metadata.google" in told:
             return StorageError(
-                f"{what}: no credentials were found; set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY (or the variables of your store)"
+                f"{what}: no credentials were found; set {_CREDENTIALS[self.address.scheme]}"
             )
         if "without LOCATION" in told:
             return StorageError(f"{what}: the bucket is in another region; set AWS_REGION")

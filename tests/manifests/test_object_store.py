@@ -211,6 +211,12 @@ def test_what_is_wrong_with_a_store_is_told(s3: Store, monkeypatch: pytest.Monke
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://192.0.2.1:9000")
     with pytest.raises(StorageError, match="plain http beyond this machine"):
         ObjectStore("s3://bucket").read("a")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    monkeypatch.setenv("ZS2_STORE_RETRY_SECONDS", "0.1")
+    with pytest.raises(UnreachableError):
+        ObjectStore("s3://bucket").read("a")
+    with pytest.raises(StorageError, match=r"not set up .*AZURE_STORAGE_ACCOUNT_NAME"):
+        ObjectStore("az://container")
     monkeypatch.setenv("ZS2_STORE_TIMEOUT", "soon")
     with pytest.raises(StorageError, match="ZS2_STORE_TIMEOUT: expected seconds"):
         ObjectStore("s3://bucket")
