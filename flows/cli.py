@@ -45,7 +45,7 @@ RootOption = Annotated[
     list[str] | None,
     typer.Option(
         "--input-root",
-        help="A folder where clips and pictures are looked for after the manifest's; repeatable.",
+        help="A folder or URL where clips and pictures are looked for after the manifest's; repeatable.",
     ),
 ]
 TrustOption = Annotated[

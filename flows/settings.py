@@ -42,7 +42,7 @@ class RenderSettings(BaseModel):
     )
     input_roots: list[str] = Field(
         default_factory=list,
-        description="Folders that rows may read clips and pictures from, beside their manifest's.",
+        description="Folders or URLs that rows may read clips and pictures from, beside their manifest's.",
     )
     safety_checker: bool = Field(True, description="Honour a checkpoint's own safety checker.")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(

@@ -11,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from manifests.object_store import ObjectStore
 from manifests.row import parse_row
+from manifests.stored_inputs import find_clip
 from tasks import stages
 from tasks.catalogue import Catalogue
-from tasks.clips import ClipError
+from tasks.clips import ClipError, read_clip
 from tasks.job import Engine, Job
-from tasks.warm import WarmModels
+from tasks.warm import WarmModels, _at_hand
 from tests import tiny_addons
 from tests.zs2.test_control import dpt, lively
 from zs2.conditions import PromptError
@@ -156,3 +158,26 @@ def test_what_cannot_be_used_is_an_error_that_says_so(job: MakeJob, folder: Path
     with pytest.raises(PromptError, match="at most 16 tokens"):
         latents(models, job(prompt="a " * 20, long_prompt="fail"))
     assert torch.equal(latents(models, job()), latents(WarmModels(), job()))
+
+
+def test_a_clip_on_a_store_is_as_it_was_planned(bucket: str, tmp_path: Path):
+    """Its frames are those of the same files on a disk; what is wrong with it is told by its URL; one
+    that changed or went since it was found fails the row and says so."""
+    store, size = ObjectStore(bucket), {"fps": 8.0, "height": 16, "width": 16}
+    for number in range(3):
+        Image.new("RGB", (16, 16), (80 * number, 0, 0)).save(tmp_path / f"{number}.png")
+        store.put(f"clip/{number}.png", tmp_path / f"{number}.png")
+    clip = find_clip(f"{bucket}/clip")
+    assert clip is not None
+    with _at_hand(clip) as path:
+        frames = read_clip(path, num_frames=3, **size)
+    assert (frames == read_clip(tmp_path, num_frames=3, **size)).all()
+    short = pytest.raises(ClipError, match=f"{bucket}/clip: expected a video or a folder")
+    with short, _at_hand(clip) as path:
+        read_clip(path, num_frames=4, **size)
+    store.write("clip/1.png", b"another")
+    with pytest.raises(ClipError, match=r"when the run was planned.*/1.png: it is another now"):
+        _at_hand(clip).__enter__()
+    store.delete(["clip/0.png"])
+    with pytest.raises(ClipError, match=r"when the run was planned.*/0.png: it is gone"):
+        _at_hand(clip).__enter__()
