@@ -97,7 +97,7 @@ class Remote:
         finally:
             self._lock = None
             try:
-                lock.release()
+                lock.release() if self._broken is None else lock.abandon()
             except StorageError as error:  # it is taken over when it is stale
                 log.warning("the lock could not be freed: %s", error)
 

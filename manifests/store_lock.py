@@ -103,6 +103,10 @@ class StoreLock:
                 "its lock; nothing more is written there"
             )
 
+    def abandon(self) -> None:
+        """Renew the lock no more; it is taken over when this process has ended."""
+        self._ended.set()
+
     def release(self) -> None:
         """Free the lock, if it is ours."""
         self._ended.set()
