@@ -40,6 +40,7 @@ from manifests.store_lock import STALE_SECONDS, StoreLock, store_holder
 
 CHUNK_BYTES = 2**20  # of the journal: what a commit puts at most, and again until the chunk is full
 LOCK_PATIENCE = STALE_SECONDS / 4  # seconds a renewal is tried before the next one's turn
+LAST_PATIENCE = 2.0  # seconds for freeing the lock on a store that has failed: it may be back
 UPLOADS_AT_ONCE = 8  # of a folder of frames
 
 _PART = re.compile(r"part-\d{6}-\d{5}-of-\d{5}\.parquet")
@@ -97,7 +98,7 @@ class Remote:
         finally:
             self._lock = None
             try:
-                lock.release() if self._broken is None else lock.abandon()
+                lock.release(ObjectStore(self.url, LAST_PATIENCE) if self._broken else None)
             except StorageError as error:  # it is taken over when it is stale
                 log.warning("the lock could not be freed: %s", error)
 

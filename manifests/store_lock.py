@@ -103,16 +103,16 @@ class StoreLock:
                 "its lock; nothing more is written there"
             )
 
-    def abandon(self) -> None:
-        """Renew the lock no more; it is taken over when this process has ended."""
-        self._ended.set()
+    def release(self, store: ObjectStore | None = None) -> None:
+        """Free the lock, if it is ours.
 
-    def release(self) -> None:
-        """Free the lock, if it is ours."""
+        Args:
+            store: the same one with another patience.
+        """
         self._ended.set()
         self._thread.join()
         if not self._lost:
-            self._store.replace(NAME, FREE, self._etag)
+            (store or self._store).replace(NAME, FREE, self._etag)
 
     def _content(self) -> bytes:
         renewed = datetime.now(UTC).isoformat()
