@@ -256,13 +256,6 @@ def _video_name(digest: str, row_id: str, codec: str) -> str:
     return f"{digest[:2]}/{row_id}{SUFFIXES[codec]}"
 
 
-def _no_lock_file(path: Path, reason: str | None) -> StorageError:
-    return StorageError(
-        f"{path} cannot be written ({reason}): expected a file of the run's own; "
-        "remove what stands there"
-    )
-
-
 def _unusable(root: str | Path, error: OSError) -> StorageError:
     reason = error.strerror or error
     return StorageError(f"{root} cannot be used ({reason}); choose another folder or make space")
