@@ -10,7 +10,7 @@ from infra.chaos import windows
 from infra.chaos.__main__ import table, weather
 from infra.chaos.windows import Aim
 
-ROWS = 24
+ROWS = 20
 DURING = (
     Aim("sampler"),
     Aim("sampler", windows.DECODE),
@@ -24,7 +24,7 @@ AT_THE_END = (Aim("driver", windows.PUBLISH),)
 
 @pytest.mark.timeout(1200)
 def test_nothing_is_lost_doubled_or_torn(tmp_path: Path) -> None:
-    """While 24 rows of four codecs and two models are rendered, samplers, an assembler, ffmpeg, a node
+    """While 20 rows of four codecs and two models are rendered, samplers, an assembler, ffmpeg, a node
     and the command itself are killed by SIGKILL, at moments drawn from a seed, and the command is
     given again at once each time. In the end every row has exactly one result and it is ok, no file
     is partial or aside, what metadata, ledger and summary name lies there and nothing else does,
