@@ -19,6 +19,8 @@ from manifests.object_store import (
 )
 from tests.object_server import Fault, Store
 
+slow = pytest.mark.slow
+
 ODD = "mit leer/ü & ä+%41#?.bin"
 
 
@@ -101,7 +103,14 @@ def test_an_object_that_changed_is_not_mixed(store: ObjectStore, tmp_path: Path)
         store.fetch(found, tmp_path / "clip")
 
 
-@pytest.mark.parametrize("kind", ["500", "503", "cut-request", "cut-answer", "silence"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "503",
+        "cut-answer",
+        *(pytest.param(k, marks=slow) for k in ("500", "cut-request", "silence")),
+    ],
+)
 def test_a_store_that_stumbles_is_asked_again(
     s3: Store, store: ObjectStore, tmp_path: Path, kind: str
 ):
