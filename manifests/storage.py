@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -138,7 +139,10 @@ class RunFolder:
             return self.remote.has_video(self.file_name(self.videos / name))
         # asked of each of a million rows: a Path takes longer to make than the file to be found
         path = f"{self._videos}/{name}"
-        return os.path.exists(path) and not os.path.islink(path)  # noqa: PTH110, PTH114
+        try:
+            return not stat.S_ISLNK(os.lstat(path).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def latents_path(self, sample_digest: str) -> Path:
         """latents/<sample digest>.safetensors"""
