@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ZS2 = [sys.executable, "-m", "flows.cli"]
-TIME_LIMIT = 240  # seconds; a run on the tiny model takes 12 s of an idle machine
+TIME_LIMIT = 480  # seconds; a run on the tiny model takes 12 s of an idle machine
 
 
 @dataclass(frozen=True)
