@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+KNOCK_SECONDS = 10.0
 SERVER = Path(__file__).with_name("prefect_server.py")
 
 
@@ -28,7 +31,7 @@ def embedded_prefect() -> Generator[str | None]:
     nothing: progress and errors are ours.
 
     Raises:
-        PrefectServerError: that server did not start.
+        PrefectServerError: that server did not start, or the user's does not answer.
     """
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -37,11 +40,30 @@ def embedded_prefect() -> Generator[str | None]:
     url = PREFECT_API_URL.value()
     settings: dict[Any, Any] = {PREFECT_LOGGING_LEVEL: "CRITICAL"}
     with contextlib.ExitStack() as stack:
-        if not url:
+        if url:
+            _knock(url)
+        else:
             settings |= stack.enter_context(_temporary_server())
         stack.enter_context(temporary_settings(settings))
         logging.getLogger("prefect").setLevel(logging.CRITICAL)
         yield url
+
+
+def _knock(url: str) -> None:
+    """Fail at once where the user's server does not answer: Prefect's own end is a traceback.
+
+    Raises:
+        PrefectServerError: no connection.
+    """
+    place = urlsplit(url)
+    port = place.port or (443 if place.scheme == "https" else 80)
+    try:
+        socket.create_connection((place.hostname or "", port), KNOCK_SECONDS).close()
+    except OSError as error:
+        raise PrefectServerError(
+            f"no Prefect server answers at {url} ({error.strerror or error}); "
+            "start that server, or unset PREFECT_API_URL to do with an embedded one"
+        ) from error
 
 
 @contextlib.contextmanager

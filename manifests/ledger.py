@@ -101,7 +101,7 @@ def _open_state(results: Path, stack: ExitStack) -> _State:
 def _damaged(results: Path | str, error: Exception) -> StorageError:
     return StorageError(
         f"the ledger in {results} cannot be read ({error}); "
-        "remove the damaged part, and its rows are rendered again"
+        "remove that part, and what only it knew of is rendered again"
     )
 
 
@@ -157,8 +157,11 @@ def _part_batches(part: pq.ParquetFile, columns: list[str]) -> Iterator[pa.Recor
 def _open_part(path: Path, stack: ExitStack) -> pq.ParquetFile:
     if path.exists() and not is_own_file(path):
         raise ValueError(f"{path.name} is no regular file")
-    part = stack.enter_context(pq.ParquetFile(path))
-    check_schema(part.schema_arrow, _TYPES)
+    try:
+        part = stack.enter_context(pq.ParquetFile(path))
+        check_schema(part.schema_arrow, _TYPES)
+    except (pa.ArrowException, ValueError) as error:
+        raise ValueError(f"{path.name}: {error}") from error
     return part
 
 

@@ -32,3 +32,11 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise StorageError(f"{path} is not what a run writes; remove it to start afresh")
     return content
+
+
+def read_derived(path: Path) -> dict[str, Any] | None:
+    """As `read_json`, of a file that every run writes anew: damage is as good as absence."""
+    try:
+        return read_json(path)
+    except StorageError:
+        return None

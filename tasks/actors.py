@@ -7,6 +7,7 @@ small one goes to the driver, the pixels stay in the object store and travel as 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import socket
@@ -27,6 +28,8 @@ from tasks.disk import DiskFullError, write_with_room
 from tasks.job import Job
 from tasks.out_of_memory import Fallbacks, OutOfMemory
 from tasks.warm import WarmModels
+
+log = logging.getLogger("zs2.ray")
 
 Report = dict[str, Any]
 
@@ -277,6 +280,8 @@ def connect(address: str | None = None, local_gpus: int | None = None) -> dict[s
         ClusterError: no cluster there.
     """
     os.environ.update(stages.QUIET)
+    # Ray prints what it hears of died workers to standard output, where `--json` has its result.
+    ray._private.worker.print_to_stdstream = _log_what_ray_says  # pyright: ignore
     with _own_sigterm():
         _join(address, local_gpus)
     return dict[str, float](ray.cluster_resources())
@@ -295,13 +300,17 @@ def _own_sigterm() -> Generator[None]:
         libc.sigaction(signal.SIGTERM, saved, None)
 
 
+def _log_what_ray_says(data: dict[str, Any], ignore_prefix: bool) -> None:
+    log.info("Ray: %s", "\n".join(data["lines"]))
+
+
 def _join(address: str | None, local_gpus: int | None) -> None:
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is not None:
         try:
             _knock(address)
             ray.init(address=address, **common)
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # Ray raises what comes, also bare Exceptions
             raise ClusterError(
                 f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`, "
                 "or leave out --ray-address and RAY_ADDRESS to render on this machine"
@@ -318,10 +327,11 @@ def _join(address: str | None, local_gpus: int | None) -> None:
                 include_dashboard=False,
                 **common,
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # Ray raises what comes, also bare Exceptions
             raise ClusterError(
                 f"Ray does not start on this machine ({type(error).__name__}: {error}); it needs a "
-                "HOME that can be written and a TMPDIR whose name is plain ASCII"
+                "HOME that can be written and a TMPDIR whose name is plain ASCII; on a crowded "
+                "machine the same command may do a moment later"
             ) from error
 
 
@@ -334,6 +344,22 @@ def _knock(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
+
+
+def cluster_fault() -> str | None:
+    """What this process cannot go on without and has lost of its cluster; None while all is well.
+
+    Ray itself tells nobody: calls to a raylet that is gone wait for ever.
+    """
+    node = ray._private.worker._global_node  # pyright: ignore  # Ray has no public word for it
+    dead = {kind for kind, _ in node.dead_processes()} if node is not None else set[str]()
+    for kind in ("raylet", "gcs_server"):
+        if kind in dead:
+            return f"the {kind} of this machine's Ray has died"
+    own = ray.get_runtime_context().get_node_id()
+    if any(found["NodeID"] == own and not found["Alive"] for found in ray.nodes()):
+        return "the Ray node that this command runs on is dead"
+    return None
 
 
 def disconnect() -> None:

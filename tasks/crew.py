@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     Spawners = Callable[[Placement, str], dict[str, Callable[[], object]]]
 
 
+WATCH_SECONDS = 5.0  # between looks at whether the cluster still lives
+GO_ON = "the same command goes on where it stopped"
+
+
 @dataclass(frozen=True)
 class Cluster:
     """Where a run computes; see `tasks.actors.connect` and `place`."""
@@ -77,7 +81,7 @@ class Crew:
         # Ray's processes inherit this: where a whole group is told to end (`timeout`, systemd), the
         # run ends them, after what is in flight.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        from tasks.actors import disconnect
+        from tasks.actors import ClusterError, cluster_fault, disconnect
 
         try:
             opened = self._start()
@@ -88,7 +92,12 @@ class Crew:
         self._opened.set_result(opened)
         # The thread that starts a local cluster has to outlive it: the kernel ends Ray's processes
         # with the thread that is their parent.
-        self._closing.wait()
+        while not self._closing.wait(WATCH_SECONDS):
+            fault = cluster_fault()
+            if fault is not None:
+                opened[0].give_up(ClusterError(f"{fault}; {GO_ON}"))
+                self._closing.wait()
+                break
         opened[0].close()
         disconnect()
 

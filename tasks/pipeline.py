@@ -115,6 +115,14 @@ class Pipeline:
         for stage in self.stages:
             stage.pool.kill()
 
+    def give_up(self, error: Exception) -> None:
+        """End the run for a reason that the scheduling thread cannot see; it may wait for ever."""
+        with self._wake:
+            self._error = self._error or error
+            self._closing = True
+            self._wake.notify_all()
+        self._tell_sources()
+
     # The scheduling thread.
 
     def _run(self) -> None:
@@ -123,7 +131,11 @@ class Pipeline:
                 self._step()
         except Exception as error:  # whatever it is, the shards that wait must hear of it
             log.debug("the pipeline stopped", exc_info=True)
-            self._error = error
+            self._error = self._error or error
+        self._tell_sources()
+
+    def _tell_sources(self) -> None:
+        """The shards that wait hear that their rows will not end."""
         with self._wake:
             for source in self._sources:
                 source.error = source.error or self._error or Interrupted("the run was stopped")

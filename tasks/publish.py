@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from manifests.columns import META
 from manifests.ledger import Known, compact, iter_results, ledger_batches
 from manifests.result import RESULT_COLUMNS, STATUSES, ResultRow, from_record
-from manifests.run_file import read_json, write_json
+from manifests.run_file import read_derived, write_json
 from manifests.storage import RunFolder, write_aside
 from tasks.gallery import write_gallery
 
@@ -92,7 +92,7 @@ def publish(
         for status in batch.column(0).to_pylist()
     )
     summary = summarise(tally, dict(statuses), run_id, price_per_hour)
-    earlier = read_json(folder.summary_file)
+    earlier = read_derived(folder.summary_file)
     if earlier is not None and not tally.statuses:  # nothing was done: the last run's figures stand
         summary = {**earlier, "rows": summary["rows"], "rendered": summary["rendered"]}
     write_json(folder.summary_file, summary)

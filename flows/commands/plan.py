@@ -14,7 +14,7 @@ from manifests.kinds import count
 from manifests.ledger import known, ledger_batches
 from manifests.read import open_manifest
 from manifests.row import parse_defaults
-from manifests.run_file import read_json
+from manifests.run_file import read_derived
 from manifests.storage import RunFolder
 from manifests.validate import format_problems
 from tasks.job import CONTROLNET_COST, Engine
@@ -80,7 +80,7 @@ def _rate(given: float | None, folder: RunFolder | None, made: Plan) -> tuple[fl
         if given <= 0:
             raise UsageError(f"--rate: expected a number above 0, found {given}")
         return given, "--rate"
-    summary = read_json(folder.summary_file) if folder else None
+    summary = read_derived(folder.summary_file) if folder else None
     if summary and summary.get("native_pictures_per_second"):
         return float(
             summary["native_pictures_per_second"]

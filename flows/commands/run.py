@@ -20,7 +20,7 @@ from manifests.ledger import known
 from manifests.object_store import is_url
 from manifests.read import open_manifest
 from manifests.row import check_defaults, parse_defaults
-from manifests.run_file import read_json, write_json
+from manifests.run_file import read_derived, read_json, write_json
 from manifests.storage import RunFolder
 from manifests.validate import format_problems
 from tasks.crew import Crew
@@ -147,7 +147,7 @@ def _settled(manifest: str, folder: RunFolder, settings: RenderSettings) -> dict
 
     Then neither Prefect nor Ray need to start for a run without work.
     """
-    run_file, summary = read_json(folder.run_file), read_json(folder.summary_file)
+    run_file, summary = read_json(folder.run_file), read_derived(folder.summary_file)
     if run_file is None or summary is None or run_file.get("state") != "finished":
         return None
     same = (

@@ -175,3 +175,22 @@ def test_killed_in_mid_run(started: Started) -> None:
     report = json.loads(zs2("status", started.out, "--json").out)
     assert report["state"].startswith("killed")
     assert report["ok"] >= 1 and report["left"] == 12 - report["ok"]
+
+
+@pytest.mark.parametrize("what", ["raylet", "gcs_server"])
+def test_ray_killed_in_mid_run(what: str, started: Started, manifest: Path) -> None:
+    """Ray's own processes on the command's machine are killed: the run does not wait for answers that
+    never come, it ends with exit code 1 and one message that names the reason, without Ray's own
+    words. The same command renders the rest."""
+    assert wait_until(lambda: started.rows_ended() >= 1, TIME_LIMIT)
+    for pid, command in processes(started.mark).items():
+        if Path(command.split()[0]).name == what:
+            os.kill(pid, signal.SIGKILL)
+    code, said = started.end()
+    assert code == 1, said
+    assert said.splitlines()[-1].startswith("zs2: ") and "Ray" in said.splitlines()[-1]
+    assert "Traceback" not in said and "(raylet)" not in said
+    assert wait_until(lambda: processes(started.mark) == {}, 120)
+    again = zs2("render", manifest, "-o", started.out, "--json")
+    assert again.code == 0, again.err
+    assert json.loads(again.out)["rows"]["ok"] == 12

@@ -93,3 +93,14 @@ def test_the_flow_from_python(tiny_model: Path, tmp_path: Path) -> None:
     assert [path.suffix for path in (tmp_path / "out" / "videos").glob("*/*")] == [".gif"]
     assert not list((tmp_path / "out-bad" / "videos").iterdir())
     assert wait_until(lambda: processes("ZS2_TEST=python") == {})
+
+
+def test_a_server_that_does_not_answer(tiny_model: Path, tmp_path: Path) -> None:
+    """PREFECT_API_URL leads nowhere: exit code 1 and one line that names it and what to do."""
+    row = {"prompt": "a", "model": str(tiny_model), "num_inference_steps": 1, "num_frames": 2}
+    manifest = write_rows(tmp_path / "m.parquet", [{"id": "r", **row}])
+    url = "http://127.0.0.1:1/api"
+    answer = zs2("render", manifest, "-o", tmp_path / "out", PREFECT_API_URL=url)
+    assert answer.code == 1
+    assert url in answer.err and "unset PREFECT_API_URL" in answer.err
+    assert "Traceback" not in answer.err
