@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from pathlib import Path
 
 # By name, so that asking does not import Ray or torch; an error's module is loaded when it occurs.
 _BAD_USAGE = {
@@ -34,6 +35,21 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 class UsageError(ValueError):
     """Wrong words on the command line."""
+
+
+def check_local(option: str, path: Path) -> None:
+    """For what writes local files only.
+
+    Raises:
+        UsageError: a URL, which would become a folder named `s3:`.
+    """
+    from manifests.object_store import is_url
+
+    if is_url(path):
+        raise UsageError(
+            f"{option}: expected a local path, found {str(path)!r}; of all commands only render, with "
+            "its OUT, writes to an object store: copy the file there afterwards"
+        )
 
 
 class RenderError(RuntimeError):

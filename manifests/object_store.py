@@ -67,8 +67,8 @@ class Address(NamedTuple):
 
 
 def is_url(name: object) -> bool:
-    """Whether a name means something on a network, rather than a path."""
-    return "://" in str(name)
+    """Whether a name means something on a network, rather than a path; also with a slash missing."""
+    return "://" in str(name) or re.match(rf"({'|'.join(SCHEMES)}):/", str(name)) is not None
 
 
 def parse_url(url: str) -> Address:
@@ -123,6 +123,10 @@ class ObjectStore:
             "timeout": timedelta(seconds=_seconds("ZS2_STORE_TIMEOUT", TIMEOUT)),
             "connect_timeout": timedelta(seconds=5),
         }
+        if endpoint and urlsplit(endpoint).scheme not in ("http", "https"):
+            raise StorageError(
+                f"AWS_ENDPOINT_URL: expected http://HOST:PORT or https://…, found {describe(endpoint)}"
+            )
         trusted = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("true", "1")
         if self.address.scheme == "s3" and (trusted or urlsplit(endpoint).hostname in _LOOPBACK):
             client["allow_http"] = True
@@ -296,14 +300,16 @@ class ObjectStore:
         told = str(error)
         if "NoSuchBucket" in told:
             return self._no_bucket()
-        if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
-            return StorageError(
-                f"{what}: the store refuses these credentials ({_reason(told)}); they need to list, "
-                "read, write and delete there"
-            )
         if "169.254." in told or "metadata.google" in told:
             return StorageError(
                 f"{what}: no credentials were found; set {_CREDENTIALS[self.address.scheme]}"
+            )
+        # Of a listing they are a GenericError.
+        refused = exceptions.PermissionDeniedError | exceptions.UnauthenticatedError
+        if isinstance(error, refused) or re.search(r"status code: 40[13]\b", told):
+            return StorageError(
+                f"{what}: the store refuses these credentials ({_reason(told)}); they need to list, "
+                "read, write and delete there"
             )
         if "without LOCATION" in told:
             return StorageError(f"{what}: the bucket is in another region; set AWS_REGION")
@@ -326,7 +332,7 @@ def _reason(told: str) -> str:
     if status:
         return " ".join(filter(None, (status[1].strip(), code and code[1])))
     told = " ".join(re.sub(r"(https?://[^\s?]*)\?\S*", r"\1", told).split())
-    return told[-200:]
+    return told if len(told) <= 240 else f"{told[:120]} … {told[-120:]}"
 
 
 def _seconds(variable: str, default: float) -> float:

@@ -10,7 +10,7 @@ from textwrap import wrap
 from typing import Any
 
 from flows.console import table
-from flows.errors import UsageError
+from flows.errors import UsageError, check_local
 from manifests.build import build, show
 from manifests.columns import column_records
 from manifests.inputs import InputFiles
@@ -85,6 +85,9 @@ def build_manifests(
         ManifestError: bad source or rows. UsageError: words that do not go together, or a bad
             --slot. RowError: a bad --set.
     """
+    check_local("--out", out)
+    if source is not None:
+        check_local("source", source)
     columns = parse_defaults(pairs)
     if study:
         _check_study(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.errors import RenderError, UsageError, exit_code_of
+from flows.errors import RenderError, UsageError, check_local, exit_code_of
 from manifests.inputs import InputFiles
 from manifests.read import RawRow, open_manifest
 from manifests.row import parse_defaults, parse_row
@@ -56,6 +56,7 @@ def sample(
         raise UsageError(f"--threads: expected at least 1, found {threads}")
     if safety_checker not in ("on", "off"):
         raise UsageError(f"--safety-checker: expected on or off, found {safety_checker!r}")
+    check_local("--out", out)
     defaults = parse_defaults(pairs)
     inputs = InputFiles(input_roots)
     if source is not None:

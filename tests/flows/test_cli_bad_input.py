@@ -90,7 +90,11 @@ MANIFESTS = {
     "no bytes": Bad(content(b""), ("is an empty file", "zs2 manifest build")),
     "not Parquet": Bad(content(b"id,prompt\na,b\n"), ("is not Parquet", "zs2 manifest build")),
     "truncated": Bad(truncated, ("truncated or damaged", "write it again")),
-    "object store": Bad(lambda folder: "s3://bucket/m.parquet", ("use a local path",)),
+    "object store": Bad(
+        lambda folder: "s3://bucket/m.parquet",
+        ("no credentials were found", "set AWS_ACCESS_KEY_ID"),
+    ),
+    "one slash": Bad(lambda folder: "s3:/bucket/m.parquet", ("s3:/bucket", "correct the URL")),
     "duplicate ids": Bad(rows({"id": "x"}, {"id": "x"}), ("row 1", "id", "x", "row 0")),
     "id leaves the folder": Bad(rows({"id": "../x"}), ("row 0", "id", "../x", "A-Za-z0-9")),
     "negative λ": Bad(rows({"kl_target": -0.1}), ("row 0", "kl_target", "-0.1", "≥ 0")),
@@ -211,7 +215,10 @@ def test_out_that_cannot_be_written(tmp_path: Path) -> None:
     taken.write_text("mine")
     for out in (taken, taken / "below", Path("/proc/zs2")):
         assert_refused(zs2("render", manifest, "-o", out), str(out), "folder")
-    assert_refused(zs2("render", manifest, "-o", "s3://bucket/out"), "use a local folder")
+    assert_refused(zs2("render", manifest, "-o", "s3://bucket/out"), "set AWS_ACCESS_KEY_ID")
+    assert_refused(zs2("render", manifest, "-o", "s3:/bucket/out"), "s3:/bucket", "correct the URL")
+    for command in (("sample", "a"), ("manifest", "build", manifest)):
+        assert_refused(zs2(*command, "-o", "s3://bucket/x.mp4"), "--out", "expected a local path")
     assert taken.read_text() == "mine"
 
 
