@@ -262,7 +262,8 @@ def lines_of(file: BinaryIO, start: int = 0) -> Iterator[tuple[int, Head, bytes]
 
 def _head(text: bytes) -> Head | None:
     match = _HEAD.match(text)
-    is_named = b"file_name" not in text or _FILE.search(text)
+    at = text.find(b'"file_name"')
+    is_named = at < 0 or _FILE.match(text, at)
     if match is not None and text.endswith(b"}") and is_named:
         row_id, digest, status = match.groups()
         return Head(row_id.decode(), digest.decode(), status.decode())

@@ -36,7 +36,7 @@ class Known:
 
     def is_done(self, row_id: str, digest: str) -> bool:
         """Whether the id has an ok result of this very digest."""
-        return self._rows.get(id_hash(row_id)) == _record(digest, "ok")
+        return self._rows.has(id_hash(row_id), _record(digest, "ok"))
 
     def counts(self) -> dict[Status, int]:
         """Rows by status."""

@@ -48,6 +48,7 @@ __all__ = [
 
 PART_ROWS = 100_000
 BATCH_ROWS = 8192
+BUFFER = 2**20  # bytes; a journal's lines are of a kilobyte, and there may be a million
 LINE_BYTES = 1000  # of a journal, about
 _JOURNALS = b"zs2.journals"  # in a part's schema metadata: JSON of journal uid -> bytes merged
 _log = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ def _try_open(results: Path, names: list[str], stack: ExitStack) -> _State:
             state.stale += paths
     for path, header in list_journals(results):
         start = merged.get(header.uid, header.end)
-        state.journals.append((stack.enter_context(path.open("rb")), start))
+        state.journals.append((stack.enter_context(path.open("rb", BUFFER)), start))
         state.uids.append(header.uid)
     return state
 
@@ -316,8 +317,9 @@ def known(out: Path) -> Known:
             for batch in _part_batches(part, ["id", "digest", "status"]):
                 for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     found.put(*row)
-        for _, _, head, _ in _lines(state):
-            found.put(*head)
+        for file, start in state.journals:
+            for _, head, _ in lines_of(file, start):
+                found.put(*head)
     return found
 
 

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -137,12 +137,23 @@ class RunFolder:
         name = _video_name(digest, row_id, codec)
         if self.remote:
             return self.remote.has_video(self.file_name(self.videos / name))
-        # asked of each of a million rows: a Path takes longer to make than the file to be found
-        path = f"{self._videos}/{name}"
         try:
-            return not stat.S_ISLNK(os.lstat(path).st_mode)
+            return not stat.S_ISLNK(os.lstat(f"{self._videos}/{name}").st_mode)
         except (FileNotFoundError, NotADirectoryError):
             return False
+
+    def videos_now(self) -> Callable[[str, str, str], bool]:
+        """`has_video` as it would answer at this moment, for a million questions: of a local folder
+        one listing, which takes a fifth of the time and about 60 bytes a video."""
+        if self.remote:
+            return self.has_video
+        there: set[int] = set()
+        for number in range(256):
+            folder = f"{number:02x}"
+            gone = suppress(FileNotFoundError, NotADirectoryError)
+            with gone, os.scandir(f"{self._videos}/{folder}") as entries:
+                there.update(hash(folder + e.name) for e in entries if not e.is_symlink())
+        return lambda digest, row_id, codec: hash(digest[:2] + row_id + SUFFIXES[codec]) in there
 
     def latents_path(self, sample_digest: str) -> Path:
         """latents/<sample digest>.safetensors"""

@@ -32,6 +32,11 @@ class Table:
         at = self._slots[self._slot(key)]
         return bytes(self._records[(at - 1) * self._size + KEY : at * self._size]) if at else None
 
+    def has(self, key: bytes, record: bytes) -> bool:
+        """Whether the key has this very record."""
+        at = self._slots[self._slot(key)]
+        return at > 0 and self._records.startswith(record, (at - 1) * self._size + KEY)
+
     def put(self, key: bytes, record: bytes) -> None:
         """Note a record; it replaces an earlier one of the key."""
         slot = self._slot(key)
@@ -58,7 +63,7 @@ class Table:
         """The slot of a key, or the free one where it belongs."""
         slots, records, size = self._slots, self._records, self._size
         mask = len(slots) - 1
-        slot = int.from_bytes(key[:8]) & mask
+        slot = hash(key) & mask
         while at := slots[slot]:
             if records.startswith(key, (at - 1) * size):
                 break

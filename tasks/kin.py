@@ -8,7 +8,7 @@ seed and numbers. Whatever is out of the ordinary goes the long way, which is th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -37,6 +37,7 @@ class Kind:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.signature = job.signature
+        self.codec = job.row.codec
         self.work = Work.of(job)
 
     def digest(self, own: tuple[str | None, ...]) -> str:
@@ -122,7 +123,7 @@ def _split(
     if any(name.startswith(META) and batch.has_oversize(name) for name in batch.names):
         return repeat((None,)), repeat(())  # the one thing that can be wrong with meta columns
     own = {name: _own(batch, name, defaults) for name in OWN}
-    forms = [[_form(value) for value in values] for values in own.values()]
+    forms = [_forms(values) for values in own.values()]
     lists = {name: values for name, values in own.items() if tuple in set(map(type, values))}
     counts = [[len(v) if isinstance(v, tuple) else 0 for v in lists[name]] for name in lists]
     others = [n for n in batch.names if n not in ("id", *OWN) and not n.startswith(META)]
@@ -133,14 +134,16 @@ def _split(
 
 def _own(batch: RawBatch, name: str, defaults: Mapping[str, Any]) -> list[Any]:
     """A column's values as they enter the digest, None for what the column does not take."""
-    default = _parsed(name, defaults.get(name, COLUMNS[name].default))
+    parse = COLUMNS[name].kind.parse
+    default = _parsed(parse, defaults.get(name, COLUMNS[name].default))
     given = _given(batch, name)
     if name == "seed" and default is None:
         ids = _given(batch, "id")
         return [
-            _parsed(name, s) if s is not None else _seed(i) for s, i in zip(given, ids, strict=True)
+            _parsed(parse, s) if s is not None else _seed(i)
+            for s, i in zip(given, ids, strict=True)
         ]
-    return [default if value is None else _parsed(name, value) for value in given]
+    return [default if value is None else _parsed(parse, value) for value in given]
 
 
 def _given(batch: RawBatch, name: str) -> list[Any]:
@@ -151,15 +154,22 @@ def _seed(row_id: Any) -> int | None:
     return seed_of(row_id) if is_id(row_id) else None
 
 
-def _parsed(name: str, value: Any) -> Any:
+def _parsed(parse: Callable[[Any], Any], value: Any) -> Any:
     try:
-        return None if value is None else COLUMNS[name].kind.parse(value)
+        return None if value is None else parse(value)
     except KindError:
         return None
 
 
-def _form(value: Any) -> str | None:
-    return None if value is None else canonical_form(value)
+def _forms(values: Sequence[Any]) -> list[str | None]:
+    """Canonical forms; rows that leave a column empty have one and the same value."""
+    forms: list[str | None] = []
+    last, form = None, None
+    for value in values:
+        if value is not last:
+            last, form = value, None if value is None else canonical_form(value)
+        forms.append(form)
+    return forms
 
 
 def _hashable(value: Any) -> Any:

@@ -99,6 +99,7 @@ def make_plan(
     """
     plan = Plan(digests=Known(manifest.num_rows))
     pending: dict[Signature, array[int]] = {}
+    has_video = folder.videos_now() if folder is not None and known else None
     last: Signature | None = None
     for row in planned_rows(manifest, catalogue, defaults, engine):
         plan.rows += 1
@@ -106,7 +107,7 @@ def make_plan(
             plan.refuse(row, on_invalid)
             continue
         kind = row.kind
-        done = _is_done(row, known, folder)
+        done = _is_done(row, known, has_video)
         plan.digests.put(row.id, row.digest, "ok" if done else "failed")
         if done:
             plan.done += 1
@@ -152,10 +153,12 @@ def _ledger_id(raw: RawRow, problems: list[Problem]) -> str:
     return problems[0].id
 
 
-def _is_done(row: PlannedRow, known: Known | None, folder: RunFolder | None) -> bool:
+def _is_done(
+    row: PlannedRow, known: Known | None, has_video: Callable[[str, str, str], bool] | None
+) -> bool:
     if known is None or not known.is_done(row.id, row.digest):
         return False
-    return folder is None or folder.has_video(row.digest, row.id, row.kind.job.row.codec)
+    return has_video is None or has_video(row.digest, row.id, row.kind.codec)
 
 
 def _has_failed(row: PlannedRow, known: Known | None) -> bool:

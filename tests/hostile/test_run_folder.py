@@ -234,7 +234,7 @@ def test_a_part_that_is_none(kind: str, tmp_path: Path) -> None:
     compact(folder.root)
     (part,) = folder.results.glob("part-*.parquet")
     PARTS_OF_OTHERS[kind](part)
-    with pytest.raises(StorageError, match=r"cannot be read .*remove the damaged part"):
+    with pytest.raises(StorageError, match=r"cannot be read .*remove that part"):
         known(folder.root)
 
 

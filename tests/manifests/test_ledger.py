@@ -278,10 +278,10 @@ def test_a_damaged_part_is_an_error_with_a_remedy(tmp_path: Path):
     (part,) = (tmp_path / "results").iterdir()
     content = part.read_bytes()
     part.write_bytes(content[:-10])
-    with pytest.raises(StorageError, match="remove the damaged part"):
+    with pytest.raises(StorageError, match="remove that part"):
         list(iter_results(tmp_path))
     part.write_bytes(content[:100] + b"\x99" * 3000 + content[3100:])
-    with pytest.raises(StorageError, match="remove the damaged part"):
+    with pytest.raises(StorageError, match="remove that part"):
         list(iter_results(tmp_path))
 
 
