@@ -300,6 +300,19 @@ def _own_sigterm() -> Generator[None]:
         libc.sigaction(signal.SIGTERM, saved, None)
 
 
+def _start_local(options: dict[str, Any]) -> None:
+    """Start a cluster on this machine; once more where Ray gave its own parts too little time."""
+    options |= {"address": "local", "include_dashboard": False}
+    try:
+        ray.init(**options)
+    except Exception as error:  # a bare one: there is only its text to tell it by
+        if "timed out during startup" not in str(error):
+            raise
+        log.warning("Ray did not come up in time, and is started once more")
+        ray.shutdown()
+        ray.init(**options)
+
+
 def _log_what_ray_says(data: dict[str, Any], ignore_prefix: bool) -> None:
     log.info("Ray: %s", "\n".join(data["lines"]))
 
@@ -320,13 +333,7 @@ def _join(address: str | None, local_gpus: int | None) -> None:
         # and a machine of two cores still gets two samplers.
         cores = len(os.sched_getaffinity(0)) + 1
         try:
-            ray.init(
-                address="local",
-                num_cpus=cores,
-                num_gpus=local_gpus,
-                include_dashboard=False,
-                **common,
-            )
+            _start_local({"num_cpus": cores, "num_gpus": local_gpus, **common})
         except Exception as error:  # Ray raises what comes, also bare Exceptions
             raise ClusterError(
                 f"Ray does not start on this machine ({type(error).__name__}: {error}); it needs a "
