@@ -126,7 +126,7 @@ class SamplerActor:
             "device": self.models.device_name(job),
             "node": socket.gethostname(),
             "seconds_sample": time.monotonic() - started,
-            **({"note": "; ".join(filter(None, [note, more]))} if note or more else {}),
+            **({"note": told} if (told := stages.joined(note, more)) else {}),
         }, decoded
 
 
@@ -364,7 +364,11 @@ def cluster_fault() -> str | None:
         if kind in dead:
             return f"the {kind} of this machine's Ray has died"
     own = ray.get_runtime_context().get_node_id()
-    if any(found["NodeID"] == own and not found["Alive"] for found in ray.nodes()):
+    try:
+        nodes = ray.nodes()
+    except Exception as error:  # of any kind: who asks must go on, and end the run
+        return f"the Ray cluster does not answer ({type(error).__name__}: {error})"
+    if any(found["NodeID"] == own and not found["Alive"] for found in nodes):
         return "the Ray node that this command runs on is dead"
     return None
 

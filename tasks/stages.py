@@ -85,7 +85,7 @@ def sample_in_memory(
         return sample(models, job, latents_file), truncation_note(sampler, job)
 
     (sampled, truncated), needed = fallbacks.attempt(_shape(job), "sample", work)
-    return sampled, _joined(truncated, _memory_note("sampled", needed))
+    return sampled, joined(truncated, _memory_note("sampled", needed))
 
 
 def decode_in_memory(
@@ -122,7 +122,8 @@ def _memory_note(done: str, needed: Sequence[str]) -> str | None:
     return f"{done} {how}: memory ran out without"
 
 
-def _joined(*notes: str | None) -> str | None:
+def joined(*notes: str | None) -> str | None:
+    """Notes for the ledger as one; None where there are none."""
     return "; ".join(note for note in notes if note) or None
 
 
