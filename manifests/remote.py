@@ -242,6 +242,8 @@ class Remote:
     def push_ledger(self) -> None:
         """After a compaction: put the new generation of parts, then delete what it replaces. Ended
         anywhere between, the store holds the old state or the new one (see `manifests.ledger`)."""
+        if self._lock is not None:
+            self._lock.check(known_for=0)  # for what is replaced here there is no second chance
         results = self.staging / "results"
         here = {path.name for path in results.iterdir() if _PART.fullmatch(path.name)}
         for name in sorted(here - self._results.keys()):

@@ -93,9 +93,15 @@ class StoreLock:
         found = self._store.read(NAME)
         return found is None or found[1] == etag
 
-    def check(self) -> None:
-        """Before anything is written: the lock is still ours, asked anew if that was long ago."""
-        if not self._lost and _now() - self._renewed > self._stale_seconds / 2:
+    def check(self, known_for: float | None = None) -> None:
+        """Before anything is written: the lock is still ours.
+
+        Args:
+            known_for: asked anew if it was last seen to be ours longer ago, in seconds; half the time
+                after which others may take it, if None.
+        """
+        trusted = self._stale_seconds / 2 if known_for is None else known_for
+        if not self._lost and _now() - self._renewed > trusted:
             self._renew()
         if self._lost:
             raise LockedError(

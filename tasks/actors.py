@@ -24,7 +24,7 @@ import ray
 from manifests.object_store import UnreachableError
 from manifests.storage import RunFolder
 from tasks import stages
-from tasks.disk import DiskFullError, write_with_room
+from tasks.disk import DiskFullError, lacks_room, write_with_room
 from tasks.job import Job
 from tasks.out_of_memory import Fallbacks, OutOfMemory
 from tasks.warm import WarmModels
@@ -74,7 +74,7 @@ def _failure(stage: str, error: Exception) -> StageFailure:
         message,
         traceback.format_exc(),
         fatal=poisoned and not isinstance(error, OutOfMemory),
-        again=type(error).__name__ == "EncoderKilledError",
+        again=type(error).__name__ == "EncoderKilledError" or lacks_room(error),
         ends_run=isinstance(error, DiskFullError | UnreachableError),
     )
 

@@ -76,7 +76,7 @@ def test_a_run_stops_when_its_disk_is_full_and_goes_on_when_there_is_space(
 def test_a_file_that_does_not_fit_fails_its_row_alone(
     disk: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    """A video too large for the disk is tried three times, then it is its row's failure, with the
+    """A video too large for the disk is tried in three attempts, then it is its row's failure, with the
     reason; the rows beside it, whose files met the full disk too, are ok."""
     row = {"prompt": "a", "model": str(tiny_model), "num_inference_steps": 4, "num_frames": 4}
     rows = [{"id": f"r{i}", **row} for i in range(8)]
@@ -93,7 +93,8 @@ def test_a_file_that_does_not_fit_fails_its_row_alone(
     done = zs2("render", manifest, "-o", disk / "out", ZS2_FFMPEG=str(greedy))
     assert done.code == 3, done.err
     found = ledger(disk / "out")
-    assert found == {f"r{i}": "failed" if i == 2 else "ok" for i in range(8)}
+    reasons = [row.error_message for row in iter_results(disk / "out")]
+    assert found == {f"r{i}": "failed" if i == 2 else "ok" for i in range(8)}, reasons
     report = json.loads(zs2("status", disk / "out", "--json").out)
     [cause] = report["failures"]
     assert cause["stage"] == "assemble" and "No space left" in cause["message"]
