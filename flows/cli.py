@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -14,10 +13,24 @@ from typing import Annotated, Any
 
 import typer
 
+from flows import cli_manifest, cli_results
 from flows.console import printable, say
-from manifests.kinds import count
-
-OK, CANNOT_GO_ON, BAD_USAGE = 0, 1, 2
+from flows.options import (
+    BAD_USAGE,
+    CANNOT_GO_ON,
+    OK,
+    AllowOption,
+    DtypeOption,
+    InputRootOption,
+    JsonOption,
+    ManifestArgument,
+    OutArgument,
+    PriceOption,
+    QuietOption,
+    SafetyOption,
+    SetOption,
+    TrustOption,
+)
 
 app = typer.Typer(
     name="zs2",
@@ -26,45 +39,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-ManifestArgument = Annotated[
-    str, typer.Argument(help="A Parquet file, a folder of them, or a quoted glob; also s3://…")
-]
-OutArgument = Annotated[str, typer.Argument(help="A run folder, or its URL.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="COLUMN=VALUE", help="A value for rows that leave the column empty."
-    ),
-]
-AllowOption = Annotated[
-    list[str] | None,
-    typer.Option("--allow-model", help="Models and add-ons that rows may name; repeatable."),
-]
-RootOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--input-root",
-        help="A folder or URL where clips and pictures are looked for after the manifest's; repeatable.",
-    ),
-]
-TrustOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--trust-pickle",
-        metavar="NAME",
-        help="A hub id, file or folder whose pickled weights, which can run code, to load.",
-    ),
-]
-DtypeOption = Annotated[
-    str, typer.Option(help="auto, float32, float16 or bfloat16; auto: float16 on a GPU.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
-SafetyOption = Annotated[
-    str, typer.Option(help="on honours a checkpoint's own safety checker; off does without.")
-]
-PriceOption = Annotated[float | None, typer.Option(help="Of one device, for the cost.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -97,7 +71,7 @@ def render(
         str, typer.Option(help="fail renders nothing; skip renders the good rows and exits 3.")
     ] = "fail",
     allow_model: AllowOption = None,
-    input_root: RootOption = None,
+    input_root: InputRootOption = None,
     trust_pickle: TrustOption = None,
     dtype: DtypeOption = "auto",
     safety_checker: SafetyOption = "on",
@@ -164,7 +138,7 @@ def sample(
         str | None, typer.Option("--from", help="A manifest whose row --id to render instead.")
     ] = None,
     row_id: Annotated[str | None, typer.Option("--id", help="The row of --from.")] = None,
-    input_root: RootOption = None,
+    input_root: InputRootOption = None,
     trust_pickle: TrustOption = None,
     dtype: DtypeOption = "auto",
     safety_checker: SafetyOption = "on",
@@ -203,7 +177,7 @@ def plan(
     ] = None,
     defaults: SetOption = None,
     allow_model: AllowOption = None,
-    input_root: RootOption = None,
+    input_root: InputRootOption = None,
     trust_pickle: TrustOption = None,
     dtype: DtypeOption = "auto",
     samplers: Annotated[int, typer.Option(help="Devices to divide the work among.")] = 1,
@@ -282,100 +256,8 @@ def doctor(as_json: JsonOption = False) -> None:
     raise typer.Exit(OK if all(check.ok for check in checks) else CANNOT_GO_ON)
 
 
-manifest_app = typer.Typer(
-    help="Validate, build and look at manifests.", no_args_is_help=True, rich_markup_mode=None
-)
-app.add_typer(manifest_app, name="manifest")
-
-
-@manifest_app.command("validate")
-def manifest_validate(
-    manifest: ManifestArgument,
-    defaults: SetOption = None,
-    input_root: RootOption = None,
-    trust_pickle: TrustOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Check every row; all problems in one report. Exit code 2 when there are any."""
-    from flows.commands import manifest as manifest_commands
-
-    found = manifest_commands.validate(
-        manifest, defaults or [], input_root or [], trust_pickle or []
-    )
-    if as_json:
-        print(json.dumps(found, ensure_ascii=False))
-    elif not found["problems"]:
-        print(printable(manifest_commands.verdict(found)))
-    if found["problems"]:
-        if not as_json:
-            say(manifest_commands.report(found["problems"]))
-        raise typer.Exit(BAD_USAGE)
-
-
-@manifest_app.command("build")
-def manifest_build(
-    out: Annotated[
-        Path, typer.Option("-o", "--out", help="The manifest to write; of --study also a folder.")
-    ],
-    source: Annotated[
-        Path | None, typer.Argument(help="A .txt, .csv or .jsonl of prompts.")
-    ] = None,
-    study: Annotated[
-        bool,
-        typer.Option("--study", help="Instead of a source: the paper's λ and μ grid and prompts."),
-    ] = False,
-    seed: Annotated[list[int] | None, typer.Option(help="Seeds of the grid; repeatable.")] = None,
-    kl_target: Annotated[
-        list[float] | None, typer.Option(help="λ values of the grid; repeatable.")
-    ] = None,
-    momentum: Annotated[
-        list[float] | None, typer.Option(help="μ values of the grid; repeatable.")
-    ] = None,
-    slot: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=A,B,…", help="Values of a {NAME} in the prompts; repeatable."),
-    ] = None,
-    defaults: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="COLUMN=VALUE", help="A column for every row."),
-    ] = None,
-) -> None:
-    """Turn prompts into a manifest: prompt × slots × seed × λ × μ."""
-    from flows.commands import manifest as manifest_commands
-
-    written = manifest_commands.build_manifests(
-        source,
-        out,
-        study=study,
-        seeds=seed or [],
-        kl_targets=kl_target or [],
-        momentums=momentum or [],
-        slots=slot or [],
-        pairs=defaults or [],
-    )
-    for path, rows in written:
-        print(f"{path}: {count(rows, 'row')}")
-
-
-@manifest_app.command("show")
-def manifest_show(
-    manifest: ManifestArgument,
-    limit: Annotated[int, typer.Option(help="Rows to show.")] = 20,
-    as_json: JsonOption = False,
-) -> None:
-    """Print the first rows."""
-    from flows.commands import manifest as manifest_commands
-
-    print(manifest_commands.show_rows(manifest, limit, as_json))
-
-
-@manifest_app.command("columns")
-def manifest_columns(as_json: JsonOption = False) -> None:
-    """Print the columns a manifest may have, with types and defaults."""
-    from flows.commands import manifest as manifest_commands
-
-    print(manifest_commands.columns(as_json, shutil.get_terminal_size().columns))
-
+app.add_typer(cli_results.app)
+app.add_typer(cli_manifest.app, name="manifest")
 
 bench_app = typer.Typer(
     help="Measure this machine and this version.", no_args_is_help=True, rich_markup_mode=None

@@ -1,0 +1,48 @@
+"""Arguments, options and exit codes that several commands of the command line share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+OK, CANNOT_GO_ON, BAD_USAGE = 0, 1, 2
+
+ManifestArgument = Annotated[
+    str, typer.Argument(help="A Parquet file, a folder of them, or a quoted glob; also s3://…")
+]
+OutArgument = Annotated[str, typer.Argument(help="A run folder, or its URL.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="COLUMN=VALUE", help="A value for rows that leave the column empty."
+    ),
+]
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option("--allow-model", help="Models and add-ons that rows may name; repeatable."),
+]
+InputRootOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input-root",
+        help="A folder or URL where clips and pictures are looked for after the manifest's; repeatable.",
+    ),
+]
+TrustOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust-pickle",
+        metavar="NAME",
+        help="A hub id, file or folder whose pickled weights, which can run code, to load.",
+    ),
+]
+DtypeOption = Annotated[
+    str, typer.Option(help="auto, float32, float16 or bfloat16; auto: float16 on a GPU.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+SafetyOption = Annotated[
+    str, typer.Option(help="on honours a checkpoint's own safety checker; off does without.")
+]
+PriceOption = Annotated[float | None, typer.Option(help="Of one device, for the cost.")]
