@@ -16,7 +16,7 @@ clips, frame by frame), `controlnet` (guidance inside the segments), `decoding`,
 
 Checkpoints: `models` (names, families), `addons` (ControlNet, LoRA, IP-Adapter), `checkpoints` (their
 files). Signals: `control` (edges, depth), `optical_flow`, `metrics`. What ZS² is compared with:
-`baselines`. Bundled models: `mini`.
+`baselines`; what a table of scores may claim: `statistics`. Bundled models: `mini`.
 """
 
 from __future__ import annotations
