@@ -211,11 +211,18 @@ def plan(
 
 
 @app.command()
-def status(out: OutArgument, as_json: JsonOption = False) -> None:
+def status(
+    out: OutArgument,
+    picture: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.svg", help="Draw rows, frames and busy actors over time."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Counts, rate, ETA and failures by cause; works while a run is going on."""
     from flows.commands import status as status_command
 
-    report = status_command.status(out)
+    report = status_command.status(out, picture)
     print(
         json.dumps(report, ensure_ascii=False)
         if as_json

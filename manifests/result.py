@@ -11,6 +11,7 @@ from manifests.kinds import plain
 
 Status = Literal["ok", "failed", "invalid"]
 STATUSES: tuple[Status, ...] = get_args(Status)
+STAGES = ("sample", "temporal", "spatial", "assemble")  # those whose seconds a row has
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,7 @@ class RunFolder:
         self.run_file = self.root / "run.json"
         self.summary_file = self.root / "summary.json"
         self.gallery_file = self.root / "index.html"
+        self.throughput_file = self.root / "throughput.svg"
         self.lock_file = self.root / "run.lock"
 
     def create(self) -> RunFolder:

@@ -6,8 +6,9 @@ import json
 import platform
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -17,18 +18,21 @@ import pyarrow.parquet as pq
 
 from manifests.columns import META
 from manifests.ledger import Known, compact, iter_results, ledger_batches
-from manifests.result import RESULT_COLUMNS, STATUSES, ResultRow, from_record
+from manifests.result import RESULT_COLUMNS, STAGES, STATUSES, ResultRow, from_record
 from manifests.run_file import read_derived, write_json
 from manifests.storage import RunFolder, write_aside
 from tasks.gallery import write_gallery
+from tasks.throughput import data_uri, write_throughput
 
-STAGES = ("sample", "temporal", "spatial", "assemble")
 LIBRARIES = ("zs2", "torch", "diffusers", "transformers", "ray", "prefect", "pyarrow")
 
 # Ledger columns that a dataset's user has no use for.
 _NOT_METADATA = frozenset(
     {"status", "stage", "error_type", "error_message", "attempts", "node", "started_at", "recipe"}
 )
+
+MOST_CAUSES = 20  # in the summary's page; `zs2 status` has all
+MOST_CHARACTERS = 300  # of one in it
 
 # What differs between messages of one cause: columns that name files or models, absolute paths, and
 # the row of the manifest that a problem begins with.
@@ -73,12 +77,14 @@ def publish(
     run_id: str,
     title: str,
     price_per_hour: float | None = None,
+    since: datetime | None = None,
 ) -> dict[str, Any]:
     """Compact the ledger to one row per id of the manifest and write all that names its files.
 
     Args:
         ids: the manifest's ids; results of other ids leave the ledger (their files stay).
         price_per_hour: of one device; gives the summary its cost.
+        since: when this run began, for the picture of its throughput.
 
     Returns:
         The summary, as written to summary.json.
@@ -95,6 +101,9 @@ def publish(
     earlier = read_derived(folder.summary_file)
     if earlier is not None and not tally.statuses:  # nothing was done: the last run's figures stand
         summary = {**earlier, "rows": summary["rows"], "rendered": summary["rendered"]}
+    elif write_throughput(folder, since) is not None:
+        folder.upload(folder.throughput_file)
+        summary["throughput"] = folder.throughput_file.name
     write_json(folder.summary_file, summary)
     folder.upload(folder.summary_file)
     write_gallery(folder, iter_results(folder.root), title=title, summary=summary)
@@ -132,6 +141,63 @@ def summarise(
         "cost": None if price_per_hour is None else round(hours * price_per_hour, 6),
         "versions": versions(),
     }
+
+
+def summary_markdown(
+    address: str,
+    title: str,
+    summary: Mapping[str, Any],
+    causes: Sequence[Cause] = (),
+    svg: str | None = None,
+) -> str:
+    """The summary as a page of Markdown: counts, figures, causes of failures, picture.
+
+    Args:
+        address: the run folder's, as people can open it.
+        svg: the picture of the run's throughput; it is put into the page itself.
+    """
+    counts = " | ".join(str(summary["rows"][status]) for status in STATUSES)
+    now = " | ".join(str(summary["rendered"][status]) for status in STATUSES)
+    figures = {
+        "frames": f"{summary['frames']:,}",
+        "UNet calls": f"{summary['unet_calls']:,}",
+        "wall seconds": f"{summary['wall_seconds']:,.0f}",
+        "frames a second": f"{summary['frames_per_second']:.2f}",
+        "device-hours": f"{summary['device_hours']:.3f}",
+        **{f"{name}, seconds": f"{s:,.0f}" for name, s in summary["seconds_by_stage"].items()},
+    }
+    if summary["cost"] is not None:
+        figures["cost"] = f"{summary['cost']:.2f}"
+    lines = [
+        f"# {_plain(title)}",
+        f"| | {' | '.join(STATUSES)} |",
+        "| --- |" + " --- |" * len(STATUSES),
+        f"| rows | {counts} |",
+        f"| of these in this run | {now} |",
+        "",
+        "| this run | |",
+        "| --- | --- |",
+        *(f"| {name} | {figure} |" for name, figure in figures.items()),
+        "",
+    ]
+    if causes:
+        lines += ["| rows | stage | error | cause | e.g. |", "| --- | --- | --- | --- | --- |"]
+        for cause in causes[:MOST_CAUSES]:
+            cells = (str(cause.rows), cause.stage, cause.error, cause.message, cause.example)
+            lines.append(f"| {' | '.join(_plain(cell) for cell in cells)} |")
+        if len(causes) > MOST_CAUSES:
+            lines.append(f"| … | | | {len(causes) - MOST_CAUSES} causes more: `zs2 status` | |")
+        lines.append("")
+    if svg is not None:
+        lines += [f"![throughput]({data_uri(svg)})", ""]
+    lines.append(f"Videos, `index.html` and `metadata.parquet` are in `{_plain(address)}`.")
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Text that cannot be taken for Markdown or HTML."""
+    line = " ".join(text.split())[:MOST_CHARACTERS]
+    return re.sub(r"([\\`*_{}\[\]<>()#|!~&])", r"\\\1", line)
 
 
 def versions() -> dict[str, str]:

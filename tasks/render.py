@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from prefect import task
+from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from manifests.journal import Journal
@@ -22,7 +24,9 @@ from tasks.crew import Cluster, Crew
 from tasks.job import Ending, Engine, result_row
 from tasks.pipeline import Pipeline
 from tasks.plan import SHARD_ROWS, Catalogue, Plan, Shard, jobs_of, make_plan
-from tasks.publish import Tally, publish
+from tasks.publish import Tally, failures_by_cause, publish, summary_markdown
+
+log = logging.getLogger("zs2.render")
 
 Observer = Callable[[ResultRow], None]
 
@@ -78,6 +82,7 @@ class RenderRun:
         self._crew = crew
         self._opening = threading.Lock()
         self._interrupted = threading.Event()
+        self.began = datetime.now(UTC)
         self._started = 0.0
 
     def __enter__(self) -> RenderRun:
@@ -201,13 +206,30 @@ def render_shard(run: RenderRun, shard: Shard, rows: int) -> int:
 def publish_run(
     run: RenderRun, plan: Plan, title: str, price_per_hour: float | None
 ) -> dict[str, Any]:
-    """Compact the ledger and write metadata, summary and gallery."""
+    """Compact the ledger and write metadata, summary and gallery, and the summary as an artifact."""
     run.journal.close()
-    return publish(
+    summary = publish(
         run.folder,
         plan.digests,
         run.tally,
         run_id=run.run_id,
         title=title,
         price_per_hour=price_per_hour,
+        since=run.began,
     )
+    _leave_artifact(run.folder, title, summary)
+    return summary
+
+
+def _leave_artifact(folder: RunFolder, title: str, summary: Mapping[str, Any]) -> None:
+    """The summary for those who look at the flow run in Prefect."""
+    svg = folder.throughput_file.read_text("utf-8") if "throughput" in summary else None
+    causes = failures_by_cause(folder)
+    try:
+        create_markdown_artifact(
+            summary_markdown(folder.address, title, summary, causes, svg),
+            key="render-summary",
+            description=f"What became of {title}",
+        )
+    except Exception as error:  # of any kind: the videos are there, whatever Prefect's server says
+        log.warning("no artifact of the summary: %s: %s", type(error).__name__, error)

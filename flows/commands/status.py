@@ -4,27 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from flows.console import duration
 from flows.errors import UsageError
+from manifests.files import write_aside
 from manifests.journal import lines_of, list_journals, records_of
 from manifests.ledger import known
 from manifests.run_file import read_json
 from manifests.storage import RunFolder
 from tasks.publish import failures_by_cause
+from tasks.throughput import draw, timeline
 
 MOST_SHOWN = 400  # characters of a cause; the example has its message whole
 
 
-def status(out: str) -> dict[str, Any]:
+def status(out: str, picture: Path | None = None) -> dict[str, Any]:
     """Counts, rate and failures of the run in `out`, a folder or a URL.
 
+    Args:
+        picture: where to draw the last run's throughput, if anywhere.
+
     Raises:
-        UsageError: no run was there.
+        UsageError: no run was there, or nothing of it has ended that could be drawn.
     """
     with RunFolder(out).view() as folder:
-        return _status(out, folder)
+        report = _status(out, folder)
+        if picture is not None:
+            _draw(out, folder, picture)
+    return {**report, **({"picture": str(picture)} if picture else {})}
+
+
+def _draw(out: str, folder: RunFolder, picture: Path) -> None:
+    if picture.suffix.lower() != ".svg":
+        raise UsageError(f"--picture: expected a file named ….svg, found {picture}")
+    content = read_json(folder.run_file) or {}
+    made = timeline(folder, datetime.fromisoformat(content["started_at"]))
+    if made is None:
+        raise UsageError(f"{out}: no row of the last run has ended: there is nothing to draw")
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    with write_aside(picture) as aside:
+        aside.write_text(draw(made), "utf-8")
 
 
 def _status(out: str, folder: RunFolder) -> dict[str, Any]:
@@ -85,6 +106,8 @@ def text(report: Mapping[str, Any]) -> str:
         lines.append(
             f"{report['rows_per_second']:.2f} rows/s, about {duration(report['eta_seconds'])} left"
         )
+    if report.get("picture"):
+        lines.append(f"throughput: {report['picture']}")
     for cause in report["failures"]:
         lines.append(
             f"{cause['rows']:,}× {cause['stage']}, {cause['error']}: {_cut(cause['message'])}"

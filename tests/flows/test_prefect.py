@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.throughput import data_uri
 from tests.flows.prefect_api import ask, prefect_server
 from tests.flows.running import environment, processes, wait_until, write_rows, zs2
 
@@ -24,7 +25,8 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 def test_a_run_shows_up_on_the_users_server(server: str, tiny_model: Path, tmp_path: Path) -> None:
     """With PREFECT_API_URL set, the run is a completed flow run there, with the task runs plan,
-    shard-0, shard-1 and publish; no server of zs2's own is started."""
+    shard-0, shard-1 and publish, and an artifact that holds the summary and the picture of its
+    throughput; no server of zs2's own is started."""
     row = {"prompt": "a", "model": str(tiny_model), "num_inference_steps": 1, "num_frames": 2}
     manifest = write_rows(tmp_path / "m.parquet", [{"id": f"r{i}", **row} for i in range(2)])
     answer = zs2(
@@ -49,6 +51,12 @@ def test_a_run_shows_up_on_the_users_server(server: str, tiny_model: Path, tmp_p
 
     expected = dict.fromkeys(("plan", "shard-0", "shard-1", "publish"), "COMPLETED")
     assert wait_until(lambda: tasks() == expected, 30), tasks()
+    (artifact,) = ask(f"{server}/artifacts/filter", {})
+    assert (artifact["key"], artifact["type"]) == ("render-summary", "markdown")
+    assert artifact["flow_run_id"] == run["id"]
+    assert "| rows | 2 | 0 | 0 |" in artifact["data"]
+    svg = (tmp_path / "out" / "throughput.svg").read_text("utf-8")
+    assert f"![throughput]({data_uri(svg)})" in artifact["data"]
 
 
 FROM_PYTHON = """

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.commands.status import status
+from flows.commands.status import status, text
+from flows.errors import UsageError
 from manifests.journal import Journal
 from manifests.result import ResultRow
 from manifests.run_file import write_json
@@ -39,3 +40,22 @@ def test_the_rate_is_of_the_run_that_goes_on(tmp_path: Path):
     assert report["eta_seconds"] == pytest.approx(40 / report["rows_per_second"])
     assert [(c["rows"], c["message"]) for c in report["failures"]] == [(1, "no such clip")]
     assert status(str(tmp_path))["rows_per_second"] is None
+
+
+def test_the_picture_of_a_run(tmp_path: Path):
+    """`--picture` draws the last run, and says where; before a row has ended there is nothing to draw,
+    and a name that is no SVG's is refused."""
+    folder = RunFolder(tmp_path / "out").create()
+    begun = datetime.now(UTC)
+    content = {"run_id": "now", "state": "running", "manifest": "m", "rows": 2}
+    write_json(folder.run_file, {**content, "started_at": begun.isoformat()})
+    out, picture = str(tmp_path / "out"), tmp_path / "pictures" / "now.svg"
+    with pytest.raises(UsageError, match="nothing to draw"):
+        status(out, picture)
+    with Journal(folder.results, "now") as journal:
+        ended = begun + timedelta(seconds=3)
+        journal.append(ResultRow("r", "", "ok", started_at=begun, finished_at=ended, num_frames=8))
+    assert f"throughput: {picture}" in text(status(out, picture))
+    assert "<svg" in picture.read_text("utf-8")
+    with pytest.raises(UsageError, match=r"expected a file named ….svg, found .*now.png"):
+        status(out, picture.with_suffix(".png"))
