@@ -26,6 +26,7 @@ from manifests.run_file import write_json
 from manifests.storage import RunFolder, StorageError
 from tasks.crew import Crew
 from tasks.job import Engine
+from tasks.live_gallery import live_gallery
 from tasks.pipeline import Interrupted
 from tasks.plan import Plan
 from tasks.publish import versions
@@ -100,9 +101,10 @@ def render_manifest(
                 *(manifest, made.rows, made.done, made.invalid_rows),
                 *(made.work.rows, len(made.shards)),
             )
+            title = Path(manifest).name
             with _interruptible(run, called_by):
-                _render_shards(run, made)
-                title = Path(manifest).name
+                with live_gallery(folder, title, made.rows):
+                    _render_shards(run, made)
                 summary = publish_run(run, made, title, settings.price_per_hour)
         folder.sweep_temporary()  # what actors that died in this run left
         left = max(0, made.rows - sum(summary["rows"].values()))

@@ -156,6 +156,10 @@ class RunFolder:
                 there.update(hash(folder + e.name) for e in entries if not e.is_symlink())
         return lambda digest, row_id, codec: hash(digest[:2] + row_id + SUFFIXES[codec]) in there
 
+    def preview_path(self, digest: str, row_id: str) -> Path:
+        """previews/<first two hex of digest>/<id>: a folder, of a clip that browsers do not play."""
+        return self.previews / _video_name(digest, row_id, "png")
+
     def latents_path(self, sample_digest: str) -> Path:
         """latents/<sample digest>.safetensors"""
         if not _DIGEST.fullmatch(sample_digest):
@@ -242,6 +246,13 @@ class RunFolder:
     def delivery(self, digest: str, row_id: str, codec: str) -> Generator[Path]:
         """Where to make a finished video; it is where it belongs when this is left without error."""
         path = check_own(self.root, self.video_path(digest, row_id, codec))
+        with self.remote.delivery(self.file_name(path)) if self.remote else nullcontext(path) as at:
+            yield at
+
+    @contextmanager
+    def preview_delivery(self, digest: str, row_id: str) -> Generator[Path]:
+        """As `delivery`, of a preview's folder."""
+        path = check_own(self.root, self.preview_path(digest, row_id))
         with self.remote.delivery(self.file_name(path)) if self.remote else nullcontext(path) as at:
             yield at
 

@@ -27,6 +27,7 @@ from tasks import stages
 from tasks.disk import DiskFullError, lacks_room, write_with_room
 from tasks.job import Job
 from tasks.out_of_memory import Fallbacks, OutOfMemory
+from tasks.previews import needs_preview, write_preview
 from tasks.warm import WarmModels
 
 log = logging.getLogger("zs2.ray")
@@ -176,6 +177,16 @@ class AssembleActor:
         except Exception as error:  # of any kind: one row's failure, told to the ledger
             return _failure("assemble", error), None
         report["file_name"] = self.folder.file_name(stages.output_path(self.folder, job))
+        if needs_preview(job.row.codec):
+            try:
+                with self.folder.preview_delivery(job.digest, job.row.id) as path:
+                    write_with_room(
+                        self.folder.root, lambda: write_preview(frames, path, report["fps"])
+                    )
+            except (DiskFullError, UnreachableError) as error:
+                return _failure("assemble", error), None
+            except Exception as error:  # of any kind: the clip itself is done
+                report["note"] = f"no preview: {error}"
         return {**report, "seconds_assemble": time.monotonic() - started}, None
 
 

@@ -245,7 +245,10 @@ class Pipeline:
             self._end_failed_call(stage, worker, flight, said)
             return
         stage.pool.note_answer()
+        notes = [each for each in (flight.report.get("note"), said.get("note")) if each]
         flight.report |= said
+        if notes:  # each stage may have its own
+            flight.report["note"] = "; ".join(notes)
         flight.frames = call.frames
         self._advance(flight)
 

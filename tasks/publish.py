@@ -106,7 +106,9 @@ def publish(
         summary["throughput"] = folder.throughput_file.name
     write_json(folder.summary_file, summary)
     folder.upload(folder.summary_file)
-    write_gallery(folder, iter_results(folder.root), title=title, summary=summary)
+    left = len(ids) - sum(summary["rows"].values())
+    state = "interrupted" if left > 0 else "finished"
+    write_gallery(folder, iter_results(folder.root), title=title, summary=summary, state=state)
     folder.upload(folder.gallery_file)
     return summary
 
