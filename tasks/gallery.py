@@ -175,7 +175,6 @@ def _again(folder: RunFolder) -> dict[str, Any]:
     return _sound(
         {
             "manifest": run.get("manifest"),
-            "out": folder.address if run else None,
             "settings": {name: settings[name] for name in names if settings.get(name)},
             "builtin": {name: value for name, value in builtin.items() if value is not None},
             "suffixes": SUFFIXES,
@@ -188,7 +187,7 @@ def _entries(
 ) -> list[dict[str, Any]]:
     entries = [_entry(folder, row, scores.get(row.id, {})) for row in rows]
     longest = sum(len(entry["prompt"]) + len(entry["error"] or "") for entry in entries)
-    longest += sum(len(text) for entry in entries for text in entry["meta"].values())
+    longest += sum(len(str(value)) for entry in entries for value in entry["meta"].values())
     if longest > MAX_TEXT:  # thousands of texts of thousands of characters
         most = max(100, MAX_CHARACTERS * MAX_TEXT // longest // 2)
         for entry in entries:
@@ -225,8 +224,8 @@ def _entry(folder: RunFolder, row: ResultRow, scores: Mapping[str, float]) -> di
         "kl": [_number(value) for value in kl[:MAX_VALUES]] or None,
         "alpha": _rounded(alpha_of(params, len(kl))),
         "seconds": {name: _number(value) for name, value in seconds.items() if value is not None},
-        "params": {name: _sound(_cut(value)) for name, value in params.items()},
-        "meta": {_cut(name): _cut(_text(value)) for name, value in row.meta.items()},
+        "params": {name: _flat(value) for name, value in params.items()},
+        "meta": {_cut(name): _flat(value) for name, value in row.meta.items()},
         "scores": {name: _number(value, 6) for name, value in scores.items()},
     }
 
@@ -260,8 +259,10 @@ def _cut(value: Any, most: int = MAX_CHARACTERS) -> Any:
     return f"{text[:most]}… ({len(text):,} characters)"
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def _flat(value: Any) -> Any:
+    """A value as it was, unless it is a dictionary or too long: then it is text."""
+    is_dict = isinstance(value, dict)
+    return _sound(_cut(json.dumps(value, ensure_ascii=False) if is_dict else value))
 
 
 def _number(value: float, digits: int = 4) -> float | None:

@@ -51,14 +51,15 @@ def gallery(out: str, *, open_page: bool = False) -> dict[str, Any]:
             news={"total": content["rows"]} if is_held else None,
         )
         folder.upload(folder.gallery_file)
-        report = {
-            "page": folder.address_of(folder.gallery_file),
+        page = folder.address_of(folder.gallery_file)
+        report: dict[str, Any] = {
+            "page": page,
             "rows": sum(choice.statuses.values()),
             "shown": len(choice.rows()),
             "previews": made,
             "faults": faults,
         }
-    if open_page and not webbrowser.open(Path(report["page"]).absolute().as_uri()):
+    if open_page and not webbrowser.open(Path(page).absolute().as_uri()):
         report["faults"] = [*faults, "no browser could be started; open the page yourself"]
     return report
 

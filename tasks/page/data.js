@@ -79,7 +79,7 @@ function facets() {
   };
   for (const row of rows) {
     if (row.model) count("model", row.model);
-    for (const name in row.meta) count(name, row.meta[name]);
+    for (const name in row.meta) count(name, jsonOf(row.meta[name]));
   }
   for (const [name, values] of found) {
     if (name === "model" && values.size < 2) found.delete(name);
@@ -88,7 +88,10 @@ function facets() {
   return found;
 }
 
-const facetValue = (row, name) => (name === "model" ? row.model : row.meta[name]);
+function facetValue(row, name) {
+  const value = name === "model" ? row.model : row.meta[name];
+  return value === undefined ? undefined : jsonOf(value);
+}
 
 function matches(row, name, wanted) {
   const value = facetValue(row, name);
@@ -97,7 +100,7 @@ function matches(row, name, wanted) {
 }
 
 function haystack(row) {
-  row.words ??= [row.id, row.prompt, row.model, row.error, row.seed, ...Object.values(row.meta)]
+  row.words ??= [row.id, row.prompt, row.model, row.error, row.seed, ...Object.values(row.meta).map(jsonOf)]
     .filter(Boolean).join("\n").toLowerCase();
   return row.words;
 }

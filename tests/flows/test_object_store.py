@@ -102,7 +102,7 @@ def test_a_run_through_a_store_that_stumbles(
     assert sum(name.startswith(rows["row-png"].file_name or "?") for name in objects) == 4
     kinds = {name.partition("/")[0] for name in objects}
     assert kinds == {
-        *("videos", "results", "logs"),
+        *("videos", "previews", "results", "logs"),
         *("run.json", "run.lock", "summary.json", "metadata.parquet", "index.html"),
     }
     left = [path for path in Path(RunFolder(url).root).rglob("*") if path.is_file()]

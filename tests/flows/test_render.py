@@ -142,9 +142,16 @@ def test_a_run_ends_well(run: Run) -> None:
     assert processes("ZS2_TEST=render") == {}
 
 
+def _previews(run: Run) -> list[tuple[Path, list[str]]]:
+    """The folders of previews and what is in each."""
+    folders = (run.out / "previews").glob("*/*")
+    return [(folder, sorted(path.name for path in folder.iterdir())) for folder in folders]
+
+
 def test_the_tree(run: Run) -> None:
     """Every video lies at videos/<first two hex of digest>/<id>.<suffix>, whole, and nothing else
-    does; no temporary file and no latents are left."""
+    does; those that browsers do not play have a preview, and no others; no temporary file and no
+    latents are left."""
     ledger = run.ledger()
     for row_id, row in ledger.items():
         expected = f"videos/{row['digest'][:2]}/{row_id}{SUFFIXES[row_id]}"
@@ -152,10 +159,16 @@ def test_the_tree(run: Run) -> None:
         assert (run.out / expected).exists()
     found = {p.relative_to(run.out).as_posix() for p in (run.out / "videos").glob("*/*")}
     assert found == {row["file_name"] for row in ledger.values()}
+    previews = {p.relative_to(run.out / "previews").as_posix(): row for p, row in _previews(run)}
+    assert previews == {
+        f"{row['digest'][:2]}/{row_id}": ["clip.mp4", "poster.png"]
+        for row_id, row in ledger.items()
+        if SUFFIXES[row_id] != ".mp4"
+    }
     assert list(run.out.rglob(".*")) == []
     assert list((run.out / "latents").iterdir()) == []
     assert {path.name for path in run.out.iterdir()} == {
-        *("videos", "latents", "logs", "results", "run.lock"),
+        *("videos", "previews", "latents", "logs", "results", "run.lock"),
         *("run.json", "summary.json", "metadata.parquet", "index.html"),
     }
 
