@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flows.console import printable
-from flows.options import JsonOption, OutArgument, QuietOption
+from flows.options import (
+    DtypeOption,
+    InputRootOption,
+    JsonOption,
+    ModelArgument,
+    OutArgument,
+    PromptOption,
+    PromptsOption,
+    QuietOption,
+    SafetyOption,
+    ScorerOption,
+    SetOption,
+    ThreadsOption,
+    TrustOption,
+)
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -30,3 +45,130 @@ def gallery(
         print(json.dumps(report, ensure_ascii=False))
     elif not quiet:
         print(printable(gallery_command.text(report)))
+
+
+@app.command()
+def compare(
+    model: ModelArgument = "zs2-mini",
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder of clips, tables and page.")
+    ] = Path("comparison"),
+    prompts: PromptsOption = None,
+    prompt: PromptOption = None,
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Some of ddim, text2video-zero, mixed, mixed-matched, progressive, "
+            "progressive-matched, with commas; zs2 is always there. Default all."
+        ),
+    ] = "",
+    seeds: Annotated[int, typer.Option(help="Clips of each prompt by each method.")] = 1,
+    num_frames: Annotated[int | None, typer.Option(help="Of a clip; default 8.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Take only so many prompts.")] = None,
+    defaults: SetOption = None,
+    scorer: ScorerOption = "zs2-mini-clip",
+    input_root: InputRootOption = None,
+    trust_pickle: TrustOption = None,
+    dtype: DtypeOption = "auto",
+    safety_checker: SafetyOption = "on",
+    threads: ThreadsOption = 1,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """ZS² beside DDIM, Text2Video-Zero and other noises on the same prompts and seeds.
+
+    Leaves clips, scores.parquet, table.md, table.json, a page with the clips side by side, and the
+    manifest that renders them again. The same command again goes on where it stopped.
+    """
+    from flows.commands import compare as compare_command
+
+    options = compare_command.Options(
+        model=model,
+        source=prompts,
+        texts=tuple(prompt or ()),
+        limit=limit,
+        seeds=seeds,
+        num_frames=num_frames,
+        pairs=tuple(defaults or ()),
+        scorer=scorer,
+        out=out,
+        input_roots=tuple(input_root or ()),
+        trust_pickles=tuple(trust_pickle or ()),
+        dtype=dtype,
+        safety_checker=safety_checker,
+        threads=threads,
+        quiet=quiet,
+    )
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    found = compare_command.compare(options, names)
+    if as_json:
+        print(compare_command.shown(found))
+    elif not quiet:
+        print(compare_command.table_text(out))
+
+
+@app.command()
+def study(
+    model: ModelArgument = "zs2-mini",
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder of clips, pictures, tables and page.")
+    ] = Path("study"),
+    prompts: PromptsOption = None,
+    prompt: PromptOption = None,
+    parts: Annotated[
+        str, typer.Option(help="grid: λ × μ; long: noise models over long clips.")
+    ] = "grid,long",
+    kl_target: Annotated[
+        list[float] | None, typer.Option(help="λ of the grid; repeatable. Default 0 .01 .05 .1 .25")
+    ] = None,
+    momentum: Annotated[
+        list[float] | None, typer.Option(help="μ of the grid; repeatable. Default 0 .5 .9 .98 1")
+    ] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Of the grid's clips; default 8.")] = None,
+    long_frames: Annotated[int, typer.Option(help="Of the long clips.")] = 64,
+    limit: Annotated[int, typer.Option(help="Take only so many prompts.")] = 8,
+    seeds: Annotated[int, typer.Option(help="Clips of each prompt at each point.")] = 1,
+    defaults: SetOption = None,
+    scorer: ScorerOption = "zs2-mini-clip",
+    input_root: InputRootOption = None,
+    trust_pickle: TrustOption = None,
+    dtype: DtypeOption = "auto",
+    safety_checker: SafetyOption = "on",
+    threads: ThreadsOption = 1,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """What λ and μ do (a contact sheet and curves), and what long clips keep of their prompt by noise.
+
+    The same command again goes on where it stopped.
+    """
+    from flows.commands import compare as compare_command
+    from flows.commands import study as study_command
+    from tasks.study import KL_TARGETS, MOMENTUMS
+
+    options = compare_command.Options(
+        model=model,
+        source=prompts,
+        texts=tuple(prompt or ()),
+        limit=limit,
+        seeds=seeds,
+        num_frames=num_frames,
+        pairs=tuple(defaults or ()),
+        scorer=scorer,
+        out=out,
+        input_roots=tuple(input_root or ()),
+        trust_pickles=tuple(trust_pickle or ()),
+        dtype=dtype,
+        safety_checker=safety_checker,
+        threads=threads,
+        quiet=quiet,
+    )
+    found = study_command.study(
+        options,
+        [part.strip() for part in parts.split(",") if part.strip()],
+        kl_targets=kl_target or KL_TARGETS,
+        momentums=momentum or MOMENTUMS,
+        long_frames=long_frames,
+    )
+    if as_json:
+        print(compare_command.shown(found))

@@ -75,6 +75,40 @@ class Progress:
         return self.frames / max(1e-9, time.monotonic() - self.started)
 
 
+class Counted:
+    """Work of a known number of parts, in this process: a bar on a terminal, plain lines otherwise, or
+    nothing."""
+
+    def __init__(self, doing: str, total: int, quiet: bool) -> None:
+        self.doing, self.total, self.quiet = doing, total, quiet
+        self.ended = self.made = 0
+        self.started = self.said = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Counted:
+        if not self.quiet and sys.stderr.isatty():
+            self._bar = _bar()
+            self._bar.start()
+            self._task = self._bar.add_task(self.doing, total=self.total, detail="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def step(self, is_new: bool) -> None:
+        """A part has ended; `is_new` where it was not there already."""
+        self.ended += 1
+        self.made += is_new
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.ended)
+        elif not self.quiet and is_new and time.monotonic() - self.said > PLAIN_EVERY:
+            self.said = time.monotonic()
+            left = (self.said - self.started) / self.made * (self.total - self.ended)
+            say(f"{self.doing} {self.ended}/{self.total}, {duration(left)} left")
+
+
 def _bar() -> Any:
     from rich import progress
     from rich.console import Console

@@ -13,6 +13,7 @@ _BAD_USAGE = {
     "manifests.read.ManifestError",
     "manifests.row.RowError",
     "tasks.clips.ClipError",
+    "tasks.methods.CompareError",
     "tasks.render.InvalidManifestError",
     "zs2.conditions.PromptError",
     "zs2.models.ModelError",

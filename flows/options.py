@@ -46,3 +46,21 @@ SafetyOption = Annotated[
     str, typer.Option(help="on honours a checkpoint's own safety checker; off does without.")
 ]
 PriceOption = Annotated[float | None, typer.Option(help="Of one device, for the cost.")]
+ModelArgument = Annotated[
+    str, typer.Argument(help="A bundled name, a hub id, a folder or a .safetensors file.")
+]
+PromptsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--prompts",
+        metavar="FILE",
+        help="A .txt, .csv, .jsonl or manifest; default, for zs2-mini, 64 captions of its world.",
+    ),
+]
+PromptOption = Annotated[
+    list[str] | None, typer.Option("-p", "--prompt", help="Instead of a file; repeatable.")
+]
+ScorerOption = Annotated[
+    str, typer.Option(help="A CLIP: the bundled one, a hub id with optional @revision, a folder.")
+]
+ThreadsOption = Annotated[int, typer.Option(help="CPU threads.")]

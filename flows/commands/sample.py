@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -137,24 +138,9 @@ def _check_writable(out: Path, codec: str) -> None:
 
 
 def _render(job: Job, out: Path, threads: int) -> dict[str, Any]:
-    os.environ.update(stages.QUIET)
-    # The libraries tell of their own deprecations and loading bars; only zs2 speaks here.
-    warnings.simplefilter("ignore", FutureWarning)
-    import torch
-    from diffusers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    torch.set_num_threads(threads)
-    try:
+    prepare_torch(threads)
+    with told_plainly(str(out)):
         report = stages.render_alone(WarmModels(), job, out)
-    except Exception as error:  # of any kind, as in a run, where it is the row's failure
-        if exit_code_of(error) is not None:
-            raise
-        reason = next(iter(str(error).splitlines()), "no reason given")
-        raise RenderError(
-            f"{out}: cannot be rendered ({type(error).__name__}: {reason}); "
-            "change the row or the model, or run `zs2 doctor`"
-        ) from error
     return {
         "id": job.row.id,
         "digest": job.digest,
@@ -162,3 +148,34 @@ def _render(job: Job, out: Path, threads: int) -> dict[str, Any]:
         "file": str(out),
         **report,
     }
+
+
+def prepare_torch(threads: int) -> None:
+    """Import torch and diffusers for rendering in this process, with only zs2 speaking."""
+    os.environ.update(stages.QUIET)
+    # The libraries tell of their own deprecations and loading bars.
+    warnings.simplefilter("ignore", FutureWarning)
+    import torch
+    from diffusers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    torch.set_num_threads(threads)
+
+
+@contextmanager
+def told_plainly(what: str) -> Generator[None]:
+    """Of any kind that a library raises, as in a run, where it is the row's failure.
+
+    Raises:
+        RenderError: what a library found wrong while `what` was rendered.
+    """
+    try:
+        yield
+    except Exception as error:
+        if exit_code_of(error) is not None:
+            raise
+        reason = next(iter(str(error).splitlines()), "no reason given")
+        raise RenderError(
+            f"{what}: cannot be rendered ({type(error).__name__}: {reason}); "
+            "change the row or the model, or run `zs2 doctor`"
+        ) from error
