@@ -19,15 +19,11 @@ from tests.flows.running import TIME_LIMIT, environment, processes, wait_until, 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 PROJECT = Path(__file__).parents[2]
-DEPLOY = f"""
-from flows.render_manifest import render_manifest
-source = render_manifest.from_source({str(PROJECT)!r}, "flows/render_manifest.py:render_manifest")
-source.deploy("bulk", work_pool_name="cpu", print_next_steps=False)
-"""
+ROWS = 20
 
 
 class Deployed:
-    """A server with the deployment `render-manifest/bulk`, and a worker that runs it."""
+    """A server with the deployments of infra/prefect.yaml, and a worker that runs them."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self.url = url
@@ -38,10 +34,10 @@ class Deployed:
             ZS2_TEST=folder.name,
             PYTHONPATH=str(PROJECT),
         )
-        self.prefect("work-pool", "create", "cpu", "--type", "process")
-        self.run_python("-c", DEPLOY)
+        self.prefect("work-pool", "create", "zs2", "--type", "process")
+        self.prefect("deploy", "--prefect-file", "infra/prefect.yaml", "--all")
         self.worker = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "worker", "start", "--pool", "cpu"],
+            [sys.executable, "-m", "prefect", "worker", "start", "--pool", "zs2"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**self.environment, "PREFECT_WORKER_QUERY_SECONDS": "1"},
@@ -53,6 +49,8 @@ class Deployed:
             capture_output=True,
             text=True,
             timeout=TIME_LIMIT,
+            cwd=PROJECT,
+            stdin=subprocess.DEVNULL,
             env=self.environment,
         )
         assert done.returncode == 0, done.stderr
@@ -83,7 +81,7 @@ def test_a_cancelled_flow_run_ends_its_actors_and_can_go_on(
     interrupted, and the same manifest into the same folder renders what is missing, each row
     once."""
     row = {"prompt": "a", "model": str(tiny_model), "num_inference_steps": 20, "num_frames": 16}
-    manifest = write_rows(tmp_path / "m.parquet", [{"id": f"r{i}", **row} for i in range(40)])
+    manifest = write_rows(tmp_path / "m.parquet", [{"id": f"r{i}", **row} for i in range(ROWS)])
     out = tmp_path / "out"
     deployed.prefect(
         *("deployment", "run", "render-manifest/bulk"),
@@ -107,6 +105,6 @@ def test_a_cancelled_flow_run_ends_its_actors_and_can_go_on(
 
     done = zs2("render", manifest, "-o", out, "--json", time_limit=600)
     assert done.code == 0, done.err
-    assert 0 < json.loads(done.out)["rendered"]["ok"] < 40
+    assert 0 < json.loads(done.out)["rendered"]["ok"] < ROWS
     rows = pq.read_table(out / "results").to_pylist()
-    assert sorted(row["id"] for row in rows) == sorted(f"r{i}" for i in range(40))
+    assert sorted(row["id"] for row in rows) == sorted(f"r{i}" for i in range(ROWS))
