@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from manifests.storage import write_aside
-from tasks.compare_table import Table, as_json, notes
+from tasks.compare_table import Table, difference_text, interval_text, notes
+from tasks.methods import Method
 
 TEMPLATE = Path(__file__).with_name("compare.html")
 
@@ -45,13 +46,25 @@ def write_page(
         "fps": fps,
         "settings": {name: str(value) for name, value in settings.items()},
         "columns": [{"name": c.name, "title": c.title, "unit": c.unit} for c in table.columns],
-        "table": as_json(table),
+        "table": [_row(table, method) for method in table.methods],
         "notes": [
             note.removeprefix("- ").replace("`", "").replace("**", "") for note in notes(table)
         ],
         "prompts": list(groups.values()),
     }
     write_template(path, TEMPLATE, title, data)
+
+
+def _row(table: Table, method: Method) -> dict[str, Any]:
+    cells = [table.cells[method.name, column.name] for column in table.columns]
+    return {
+        "method": method.name,
+        "about": method.about,
+        "cells": [
+            {"mean": interval_text(cell.interval), "to": difference_text(cell)} for cell in cells
+        ],
+        "differs": [cell.is_significant for cell in cells],
+    }
 
 
 def write_template(path: Path, template: Path, title: str, data: Mapping[str, Any]) -> None:

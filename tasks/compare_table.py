@@ -166,7 +166,7 @@ def as_markdown(table: Table, settings: Mapping[str, Any]) -> str:
         for method in table.methods
     ]
     differences = [
-        f"| {method.name} | " + " | ".join(_difference_text(c) for c in _row(table, method)) + " |"
+        f"| {method.name} | " + " | ".join(_bold(c) for c in _row(table, method)) + " |"
         for method in table.methods
         if method.name != BASELINE
     ]
@@ -219,12 +219,17 @@ def interval_text(interval: Interval, *, signed: bool = False) -> str:
     return f"{mean:{form}}" + ("" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]")
 
 
-def _difference_text(cell: Cell) -> str:
+def difference_text(cell: Cell) -> str:
+    """A method's difference to ZS² with its interval and p; `same` where it has none."""
     if cell.paired is None or not cell.paired.n:
         return "–"
     if cell.same:
         return "same"
-    text = f"{interval_text(cell.paired.difference, signed=True)}, p {p_text(cell.p)}"
+    return f"{interval_text(cell.paired.difference, signed=True)}, p {p_text(cell.p)}"
+
+
+def _bold(cell: Cell) -> str:
+    text = difference_text(cell)
     return f"**{text}**" if cell.is_significant else text
 
 
