@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from zs2.metrics import dynamic_degree, warp_error
+from zs2.metrics import dynamic_degree, flicker, sharpness, warp_error
 
 SIZE, COUNT = 64, 6
 
@@ -71,3 +71,56 @@ def test_metrics_of_tiny_frames_and_equal_bytes_twice(clips: dict[str, np.ndarra
     tiny = clips["pan"][:, :8, :8]
     assert math.isfinite(warp_error(tiny)) and math.isfinite(dynamic_degree(tiny))
     assert warp_error(clips["noise"]) == warp_error(clips["noise"].copy())
+
+
+def test_flicker_ranks_known_clips(clips: dict[str, np.ndarray]) -> None:
+    """still = 0, a smooth pan and even jitter, which are motion, below a level; cuts and noise, which
+    nothing explains, above ten, noise the most."""
+    values = {name: flicker(clip) for name, clip in clips.items()}
+    assert values["still"] == 0
+    assert values["pan"] < 1 and values["jitter"] < 1
+    assert 10 < values["cuts"] < values["noise"]
+
+
+def test_flicker_is_in_grey_levels_and_forgives_a_fade() -> None:
+    """A light that is 40 levels brighter in every other frame is 40; a fade of 10 levels a frame 0;
+    one cut from a level to another by 60 among six frames: half of it in two of four middles, 15."""
+    room = np.full((COUNT, SIZE, SIZE, 3), 100, np.uint8)
+    blinking = room + (40 * (np.arange(COUNT) % 2)).astype(np.uint8)[:, None, None, None]
+    fading = room + (10 * np.arange(COUNT)).astype(np.uint8)[:, None, None, None]
+    cut = room.copy()
+    cut[3:] += 60
+    assert flicker(blinking) == pytest.approx(40, rel=1e-5)
+    assert flicker(fading) == pytest.approx(0, abs=1e-5)
+    assert flicker(cut) == pytest.approx(15, rel=1e-5)
+
+
+def test_flicker_needs_three_frames(clips: dict[str, np.ndarray]) -> None:
+    """NaN for one frame and for two: nothing can come and go in them."""
+    assert math.isnan(flicker(clips["pan"][:1])) and math.isnan(flicker(clips["pan"][:2]))
+    assert math.isfinite(flicker(clips["pan"][:3]))
+
+
+def test_sharpness_falls_with_every_blur(clips: dict[str, np.ndarray]) -> None:
+    """The wider the blur, the less; motion makes no difference; noise, as said, counts as detail; a
+    flat picture has none."""
+    still = clips["still"]
+    blurred = [
+        np.stack([cv2.GaussianBlur(frame, (0, 0), sigma) for frame in still])
+        for sigma in (0.5, 1.0, 2.0, 4.0)
+    ]
+    values = [sharpness(clip) for clip in (still, *blurred)]
+    assert values == sorted(values, reverse=True) and len(set(values)) == len(values)
+    assert sharpness(clips["pan"]) == pytest.approx(sharpness(clips["jitter"]), rel=0.2)
+    assert sharpness(clips["noise"]) > values[0]
+    assert sharpness(np.full_like(still, 80)) == 0
+
+
+def test_sharpness_is_the_mean_of_the_frames(clips: dict[str, np.ndarray]) -> None:
+    """Also of a single frame; in squared grey levels: half the contrast is a quarter of it."""
+    clip = clips["jitter"]
+    each = [sharpness(clip[i : i + 1]) for i in range(COUNT)]
+    assert sharpness(clip) == pytest.approx(np.mean(each))
+    fine = np.zeros((1, SIZE, SIZE, 3), np.uint8)
+    fine[:, ::2] = 200
+    assert sharpness(fine) == pytest.approx(4 * sharpness(fine // 2))

@@ -56,7 +56,7 @@ def select(
         without: parts that will not be loaded.
     """
     parts = [part for part in components(index) if part not in without]
-    found = {part: _weights_of(part, index[part][0], names) for part in parts if part in WEIGHTED}
+    found = {part: weights_of(part, index[part][0], names) for part in parts if part in WEIGHTED}
     has_half = any(HALF in variants for variants in found.values())
     only_half = any(set(variants) == {HALF} for variants in found.values())
     variant = HALF if only_half or (half and has_half) else None
@@ -106,8 +106,9 @@ def components(index: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _weights_of(part: str, library: str, names: Iterable[str]) -> dict[str | None, list[str]]:
-    """Variant (None: the full weights) → files, in the better of the two formats there is."""
+def weights_of(part: str, library: str, names: Iterable[str]) -> dict[str | None, list[str]]:
+    """Of a part's folder ("" for the root): variant (None: the full weights) → files, in the better of
+    the two formats there is."""
     stems = {"diffusion_pytorch_model"} if library == "diffusers" else {"model", "pytorch_model"}
     found: dict[str, dict[str | None, list[str]]] = {"safetensors": {}, "bin": {}}
     for name in sorted(names):
