@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
 from transformers import CLIPImageProcessorPil
 
 from infra.mini import text
@@ -47,7 +46,7 @@ def export(folder: Path) -> int:
     """Write the model's folder and return its size in bytes."""
     model = trained_clip()
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    model.to(torch.float16).save_pretrained(folder)
+    model.half().save_pretrained(folder)
     text.write_tokenizer(folder)
     processor = CLIPImageProcessorPil(
         size={"shortest_edge": SIDE},

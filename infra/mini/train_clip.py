@@ -28,7 +28,7 @@ from infra.mini.captions import caption
 from infra.mini.checker import degrade
 from infra.mini.data import TRAIN_SEED, WORK, pictures, scene_list
 from infra.mini.scenes import THINGS, Scene
-from infra.mini.train_autoencoder import decode, encode, to_tensor, trained
+from infra.mini.train_autoencoder import decode, discs, encode, to_tensor, trained
 from infra.mini.training import (
     Average,
     Clock,
@@ -105,11 +105,7 @@ class Attributes(nn.Module):
 def patch_labels(scenes: list[Scene]) -> Tensor:
     """Return which thing covers each patch's centre, 0 for none; (scene, patch)."""
     line = (torch.arange(SIDE // PATCH) + 0.5) * PATCH / SIDE
-    numbers = {"dtype": torch.float32}
-    x, y, radius = (
-        torch.tensor([getattr(s, name) for s in scenes], **numbers)[:, None, None]
-        for name in ("x", "y", "radius")
-    )
+    x, y, radius = (part[:, None, None] for part in discs(scenes).unbind(1))
     inside = (line[None, None, :] - x) ** 2 + (line[None, :, None] - y) ** 2 < radius**2
     things = torch.tensor([1 + THINGS.index(s.thing) for s in scenes])
     return (inside * things[:, None, None]).flatten(1)
@@ -175,7 +171,7 @@ class Pairs:
         scenes = [self.scenes[i] for i in (*drawn, *decoded)]
         captions = [caption(scene, self.rng, complete=True) for scene in scenes]
         ids = text.tokenize(self.tokenizer, captions)
-        longest = int((ids != self.tokenizer.eos_token_id).sum(1).max()) + 1
+        longest = max(len(self.tokenizer(each).input_ids) for each in captions)
         labels = torch.tensor([text.attributes(scene) for scene in scenes])
         return to_tensor(np.stack(seen)), ids[:, :longest], labels, patch_labels(scenes)
 
