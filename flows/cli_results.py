@@ -172,3 +172,39 @@ def study(
     )
     if as_json:
         print(compare_command.shown(found))
+
+
+@app.command("eval")
+def evaluate(
+    out: OutArgument,
+    scorer: ScorerOption = "zs2-mini-clip",
+    by: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Group the table by a column's values.")
+    ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also write report.html: the quality of the data set.")
+    ] = False,
+    trust_pickle: TrustOption = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that score; default one a CPU core.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Of the scorer: cpu, or cuda.")] = "cpu",
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Score finished clips: CLIP score, consistency, motion, warp error, flicker, sharpness."""
+    from flows.commands import eval as eval_command
+
+    raise typer.Exit(
+        eval_command.run(
+            out,
+            quiet=quiet,
+            as_json=as_json,
+            scorer=scorer,
+            by=by,
+            report=report,
+            trust_pickles=trust_pickle or [],
+            workers=workers,
+            device=device,
+        )
+    )

@@ -15,6 +15,7 @@ _BAD_USAGE = {
     "tasks.clips.ClipError",
     "tasks.methods.CompareError",
     "tasks.render.InvalidManifestError",
+    "tasks.score_table.ColumnError",
     "zs2.conditions.PromptError",
     "zs2.models.ModelError",
 }

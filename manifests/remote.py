@@ -156,10 +156,7 @@ class Remote:
             self._results[name] = {self.store.name_of(found) for found in parts}
             self._join(name, sorted(parts), results)
         for name in _SMALL:
-            found = self.store.head(name)
-            (self.staging / name).unlink(missing_ok=True)
-            if found is not None:
-                self._download(found, self.staging / name)
+            self.bring(name)
 
     def _join(self, name: str, parts: list[Stored], results: Path) -> None:
         """The journal that the chunks are of."""
@@ -182,6 +179,33 @@ class Remote:
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
+
+    def bring(self, name: str) -> None:
+        """Make staging's file of that name the store's."""
+        found = self.store.head(name)
+        (self.staging / name).unlink(missing_ok=True)
+        if found is not None:
+            self._download(found, self.staging / name)
+
+    @contextmanager
+    def finished_file(self, name: str) -> Generator[Path]:
+        """A copy of a video, or of a folder of frames; gone afterwards.
+
+        Raises:
+            FileNotFoundError: there is none of that name.
+        """
+        with self._desk(Path(name).name) as path:
+            found = self.store.head(name)
+            if found is not None:
+                self.store.fetch(found, path)
+            else:
+                frames = list(self.store.list(name))
+                if not frames:
+                    raise FileNotFoundError(f"{self.store.url_of(name)} is not there")
+                make_folder(path)
+                for frame in frames:
+                    self.store.fetch(frame, path / frame.url.rpartition("/")[2])
+            yield path
 
     def has(self, name: str) -> bool:
         """Whether there is an object of that name."""

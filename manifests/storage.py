@@ -226,6 +226,24 @@ class RunFolder:
         if self.remote:
             self.remote.pull()
 
+    def bring(self, path: Path) -> None:
+        """A file of the folder as the store has it now, if it has it."""
+        if self.remote:
+            self.remote.bring(self.file_name(path))
+
+    @contextmanager
+    def finished_file(self, file_name: str) -> Generator[Path]:
+        """A finished video, by its name in the ledger, to read; of a store a copy, gone afterwards.
+
+        Raises:
+            FileNotFoundError: the store has none of that name.
+        """
+        if self.remote is None:
+            yield self.root / file_name
+            return
+        with self.remote.finished_file(file_name) as path:
+            yield path
+
     def upload(self, path: Path) -> None:
         """A finished file of the folder goes to the store."""
         if self.remote:

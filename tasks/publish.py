@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import version
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -17,9 +18,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.columns import META
-from manifests.ledger import Known, compact, iter_results, ledger_batches
+from manifests.ledger import Known, compact, iter_results, known, ledger_batches
 from manifests.result import RESULT_COLUMNS, STAGES, STATUSES, ResultRow, from_record
 from manifests.run_file import read_derived, write_json
+from manifests.scores import (
+    SCORE_NAMES,
+    Scores,
+    compact_scores,
+    read_scores,
+    scores_file,
+)
 from manifests.storage import RunFolder, write_aside
 from tasks.gallery import write_gallery
 from tasks.throughput import data_uri, write_throughput
@@ -91,13 +99,10 @@ def publish(
     """
     compact(folder.root, keep=ids.__contains__)
     folder.push_ledger()
-    _write_metadata(folder)
-    statuses = Counter(
-        status
-        for batch in ledger_batches(folder.root, ["status"])
-        for status in batch.column(0).to_pylist()
-    )
-    summary = summarise(tally, dict(statuses), run_id, price_per_hour)
+    folder.bring(scores_file(folder.root))
+    scores = _keep_scores(folder)
+    _write_metadata(folder, scores)
+    summary = summarise(tally, _statuses(folder), run_id, price_per_hour)
     earlier = read_derived(folder.summary_file)
     if earlier is not None and not tally.statuses:  # nothing was done: the last run's figures stand
         summary = {**earlier, "rows": summary["rows"], "rendered": summary["rendered"]}
@@ -108,9 +113,53 @@ def publish(
     folder.upload(folder.summary_file)
     left = len(ids) - sum(summary["rows"].values())
     state = "interrupted" if left > 0 else "finished"
-    write_gallery(folder, iter_results(folder.root), title=title, summary=summary, state=state)
+    write_gallery(
+        folder,
+        iter_results(folder.root),
+        title=title,
+        summary=summary,
+        state=state,
+        scores=scores,
+    )
     folder.upload(folder.gallery_file)
     return summary
+
+
+def publish_scores(folder: RunFolder) -> None:
+    """After an evaluation, under the run's lock: scores.parquet, metadata and gallery with the scores
+    that there are now, those of clips that have changed since left out."""
+    scores = _keep_scores(folder)
+    _write_metadata(folder, scores)
+    run = read_derived(folder.run_file) or {}
+    summary = read_derived(folder.summary_file)  # none after a run that was killed
+    if summary is None:
+        summary = summarise(Tally(), _statuses(folder), str(run.get("run_id", "")), None)
+    title = PurePosixPath(str(run.get("manifest") or folder.name)).name
+    write_gallery(folder, iter_results(folder.root), title=title, summary=summary, scores=scores)
+    folder.upload(folder.gallery_file)
+
+
+def _keep_scores(folder: RunFolder) -> Scores:
+    """Drop the scores of clips that are not as they were; return the others."""
+    path = scores_file(folder.root)
+    before = path.stat().st_mtime_ns if path.exists() else None
+    if compact_scores(folder.root, lambda: known(folder.root).is_done):
+        if path.stat().st_mtime_ns != before:
+            folder.upload(path)
+    elif before is not None:
+        folder.remove(path)
+    return read_scores(folder.root)
+
+
+def _statuses(folder: RunFolder) -> dict[str, int]:
+    """Rows of the ledger by status."""
+    return dict(
+        Counter(
+            status
+            for batch in ledger_batches(folder.root, ["status"])
+            for status in batch.column(0).to_pylist()
+        )
+    )
 
 
 def summarise(
@@ -207,14 +256,15 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
 
 
-def _write_metadata(folder: RunFolder) -> None:
-    """metadata.parquet: `file_name`, the prompt, the parameters and meta_ columns of every ok row.
+def _write_metadata(folder: RunFolder, scores: Scores) -> None:
+    """metadata.parquet: `file_name`, the prompt, the parameters, the scores where clips were scored,
+    and the meta_ columns of every ok row.
 
     `load_dataset("videofolder", data_dir=OUT)` loads it, or with `data_files="OUT/metadata.parquet"`
     where an id contains `train`, `test`, `valid`, `dev` or `eval`: `datasets` takes such file names
     for splits, and then does not see the metadata.
     """
-    batches = _metadata_batches(folder)
+    batches = _metadata_batches(folder, scores)
     first = next(batches, None)
     if first is None:
         folder.remove(folder.metadata_file)
@@ -229,14 +279,28 @@ def _write_metadata(folder: RunFolder) -> None:
     folder.upload(folder.metadata_file)
 
 
-def _metadata_batches(folder: RunFolder) -> Iterator[pa.RecordBatch]:
+def _metadata_batches(folder: RunFolder, scores: Scores) -> Iterator[pa.RecordBatch]:
     for batch in ledger_batches(folder.root):
         table = pa.Table.from_batches([batch]).filter(pc.field("status") == "ok")
         if not table.num_rows:
             continue
         names = [name for name in table.column_names if name not in _NOT_METADATA]
         names.sort(key=lambda name: (name != "file_name", name != "prompt", name.startswith(META)))
+        meta = [name for name in names if name.startswith(META)]
+        if len(scores):
+            table = _with_scores(table, scores)
+            names = [*names[: len(names) - len(meta)], *SCORE_NAMES, *meta]
         yield from table.select(names).combine_chunks().to_batches()
+
+
+def _with_scores(table: pa.Table, scores: Scores) -> pa.Table:
+    """Rows of the ledger with a column for each score; null where there is none."""
+    keys = zip(table.column("id").to_pylist(), table.column("digest").to_pylist(), strict=True)
+    found = [scores.of(row_id, digest) or {} for row_id, digest in keys]
+    for name in SCORE_NAMES:
+        values = pa.array([each.get(name) for each in found], pa.float64())
+        table = table.append_column(name, values)
+    return table
 
 
 class Cause(NamedTuple):

@@ -234,3 +234,30 @@ def image_encoder(seed: int = 5):
 def _quiet(pipe: Any) -> Any:
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def clip(folder: Path, side: int = 32, seed: int = 6, **processor: Any) -> Path:
+    """Save a CLIP of both towers, as openai/clip-vit-… repositories hold one: model, tokenizer and
+    image processor; pictures of `side` pixels.
+
+    Args:
+        processor: settings of the image processor, over CLIP's own.
+    """
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer, tokens = build_tokenizer(folder)
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    vision = {**tower, "num_attention_heads": 2, "image_size": side, "patch_size": 8}
+    torch.manual_seed(seed)
+    config = CLIPConfig(
+        text_config=text_config(tokens, num_hidden_layers=2).to_dict(),
+        vision_config=vision,
+        projection_dim=12,
+    )
+    CLIPModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    sizes = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    CLIPImageProcessorPil(**{**sizes, **processor}).save_pretrained(folder)
+    return folder

@@ -207,7 +207,7 @@ class ClipScorer:
         """
         info = describe_scorer(name, trusted=trusted) if isinstance(name, str) else name
         where, number_type = placement(dtype, device)
-        folder = _folder(info)
+        folder = fetch_scorer(info)
         from zs2.checkpoints.quiet import brief, quiet
 
         try:
@@ -280,8 +280,12 @@ class ClipScorer:
         return [len(each) > self.text_length for each in ids]
 
 
-def _folder(info: ScorerInfo) -> Path:
-    """Where the scorer's files are, downloaded where the cache has them not."""
+def fetch_scorer(info: ScorerInfo) -> Path:
+    """The folder with a described scorer's files, downloaded where the cache has them not.
+
+    Raises:
+        ModelError: a hub that does not answer.
+    """
     if info.is_local:
         return Path(info.location)
     from zs2.checkpoints import hub

@@ -42,7 +42,7 @@ from infra.mini.training import (
 
 CHECKPOINT = WORK / "clip.pt"
 DECODED = WORK / "clip-decoded.npy"
-DECODED_COUNT = 12_000  # the first scenes, as the autoencoder gives them back
+DECODED_COUNT = 6_000  # the first scenes, as the autoencoder gives them back
 DECODED_SHARE = 1 / 3  # of a batch
 LATENT_NOISE = 0.15  # of a latent's spread, at most
 DEGRADED_SHARE = 0.6
@@ -52,7 +52,7 @@ SIDE = 64
 VISION: dict[str, Any] = {
     "hidden_size": 128,
     "intermediate_size": 384,
-    "num_hidden_layers": 4,
+    "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "image_size": SIDE,
     "patch_size": PATCH,
@@ -135,8 +135,8 @@ def decoded_pictures(drawn: np.ndarray) -> np.ndarray:
         return np.load(DECODED, mmap_mode="r")
     network, generator = trained(), torch.Generator().manual_seed(0)
     made: list[np.ndarray] = []
-    for start in range(0, DECODED_COUNT, 100):
-        latents = encode(network, to_tensor(drawn[start : start + 100])).mode()
+    for start in range(0, DECODED_COUNT, 16):  # few at a time: they fit into a core's cache
+        latents = encode(network, to_tensor(drawn[start : start + 16])).mode()
         spread = LATENT_NOISE * latents.std((0, 2, 3), keepdim=True)
         share = torch.rand((len(latents), 1, 1, 1), generator=generator)
         latents = latents + share * spread * torch.randn(latents.shape, generator=generator)
@@ -182,13 +182,14 @@ def train(minutes: float, batch: int, peak: float, count: int) -> CLIPModel:
     both = nn.ModuleDict({"model": model, "heads": heads})
     average = Average(both, 0.995)
     optimizer = torch.optim.AdamW(both.parameters(), peak, betas=(0.9, 0.98), weight_decay=0.02)
-    step, clock = 0, Clock(minutes)
+    step, spent = 0, 0.0
     if state := load(CHECKPOINT):
         both.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         average.shadow = state["average"]
-        step, clock = state["step"], Clock(minutes, state["spent"])
+        step, spent = state["step"], state["spent"]
     pairs = Pairs(count, batch, seed=step)
+    clock = Clock(minutes, spent)
     while clock.progress < 1:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(peak, step, clock.progress, warm_up=100, hold=0.3)
@@ -239,8 +240,8 @@ def trained_clip() -> CLIPModel:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--count", type=int, default=60_000)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
