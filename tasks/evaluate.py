@@ -104,6 +104,7 @@ class Todo(NamedTuple):
     Attributes:
         prompts: of its segments; one for all.
         segment_frames: sampled frames of a segment. scale: output frames for each sampled one.
+        num_frames: of the finished video; None where the ledger does not say.
     """
 
     id: str
@@ -112,6 +113,7 @@ class Todo(NamedTuple):
     prompts: tuple[str, ...]
     segment_frames: int
     scale: int
+    num_frames: int | None = None
 
 
 def prompts_of(todo: Todo, num_frames: int) -> list[str]:
@@ -136,7 +138,9 @@ def todo_of(record: Mapping[str, Any]) -> Todo:
     storyboard = tuple(lines) if len(lines) == segments > 1 else (prompt,)
     scale = params.get("temporal_scale") or 1
     return Todo(
-        record["id"], record["digest"], record["file_name"], storyboard, segment_frames, scale
+        *(record["id"], record["digest"], record["file_name"]),
+        *(storyboard, segment_frames, scale),
+        record.get("num_frames"),
     )
 
 
@@ -231,7 +235,7 @@ def _score_all(
 
 
 def _todo(folder: RunFolder, before: Scores, scorer: str) -> Iterator[Todo]:
-    columns = ["id", "digest", "file_name", "prompt", "params"]
+    columns = ["id", "digest", "file_name", "prompt", "params", "num_frames"]
     for batch in ledger_batches(folder.root, columns, statuses=["ok"]):
         for record in batch.to_pylist():
             if not before.has(record["id"], record["digest"], scorer):

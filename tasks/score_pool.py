@@ -211,4 +211,9 @@ def _decoded(clip: Todo) -> tuple[Array, ClipScorer] | str | ModelError:
     except Exception as error:  # a damaged file makes the decoders raise anything
         told = " ".join(str(error).split())[:300]
         return f"{clip.file_name} cannot be decoded ({type(error).__name__}: {told})"
+    if clip.num_frames not in (None, len(frames)):
+        return (
+            f"{clip.file_name} cannot be decoded to its end: expected {clip.num_frames} frames, found "
+            f"{len(frames)}"
+        )
     return frames, scorer
