@@ -21,6 +21,7 @@ from typing import Any
 from manifests.columns import COLUMNS
 from manifests.result import ResultRow
 from manifests.run_file import read_derived
+from manifests.scores import read_scores, scores_file
 from manifests.storage import SUFFIXES, RunFolder, write_aside
 from tasks.previews import codec_of, has_preview
 
@@ -89,6 +90,14 @@ def choose(results: Iterable[ResultRow], since: datetime | None = None) -> Choic
     for row in results:
         choice.add(row)
     return choice
+
+
+def scores_of(folder: RunFolder, choice: Choice) -> dict[str, dict[str, float]]:
+    """By id, the scores of what a page shows, as far as the clips are as they were when scored."""
+    folder.bring(scores_file(folder.root))
+    scores = read_scores(folder.root)
+    found = {row.id: scores.of(row.id, row.digest) for row in choice.rows()}
+    return {row_id: each for row_id, each in found.items() if each}
 
 
 def write_gallery(

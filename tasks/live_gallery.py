@@ -115,7 +115,7 @@ def write_page(folder: RunFolder, title: str, total: int, begun: datetime, every
     Args:
         begun: when it began: rows that ended since are its own. every: seconds to the next page.
     """
-    from tasks.gallery import choose, write_gallery
+    from tasks.gallery import choose, scores_of, write_gallery
 
     choice = choose(iter_results(folder.root), since=begun)
     now = datetime.now(UTC)
@@ -123,4 +123,7 @@ def write_page(folder: RunFolder, title: str, total: int, begun: datetime, every
     news: dict[str, Any] = {"total": total, "written": round(now.timestamp()), "every": every}
     if choice.ended and seconds > 0:
         news["clips_per_second"] = round(choice.ended / seconds, 4)
-    write_gallery(folder, choice, title=title, summary={}, state="running", news=news)
+    scores = scores_of(folder, choice)
+    write_gallery(
+        *(folder, choice), title=title, summary={}, state="running", news=news, scores=scores
+    )

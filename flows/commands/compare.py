@@ -174,7 +174,6 @@ def render_and_score(
 
     info = describe_scorer(options.scorer, trusted=options.trust_pickles)
     from tasks.evaluate import score_clip
-
     from tasks.warm import WarmModels
 
     with (
@@ -195,9 +194,8 @@ def render_and_score(
 
 def score_columns() -> list[Column]:
     """The scores as a table has them, dynamic degree beside consistency."""
-    from tasks.evaluate import SCORES
-
     from tasks.compare_table import Column
+    from tasks.evaluate import SCORES
 
     return [Column(score.name, score.label, score.better, score.unit) for score in SCORES]
 

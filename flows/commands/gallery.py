@@ -14,7 +14,7 @@ from manifests.ledger import iter_results
 from manifests.object_store import is_url
 from manifests.run_file import read_derived, read_json
 from manifests.storage import RunFolder
-from tasks.gallery import choose, write_gallery
+from tasks.gallery import choose, scores_of, write_gallery
 from tasks.previews import make_missing
 
 MOST_FAULTS = 5  # told one by one
@@ -49,6 +49,7 @@ def gallery(out: str, *, open_page: bool = False) -> dict[str, Any]:
             summary={} if is_held else read_derived(folder.summary_file) or {},
             state=_state(content["state"], is_held),
             news={"total": content["rows"]} if is_held else None,
+            scores=scores_of(folder, choice),
         )
         folder.upload(folder.gallery_file)
         page = folder.address_of(folder.gallery_file)

@@ -155,7 +155,6 @@ def _intervals(scores: Mapping[str, Any]) -> dict[str, Any]:
 def _measure_frames(scorer: Any) -> Measure:
     """The scores of a comparison, and each frame's own CLIP score."""
     from tasks.evaluate import score_clip
-
     from tasks.study import SEMANTIC, semantic_scores
 
     def measure(frames: Frames, prompts: Prompts) -> dict[str, Any]:
