@@ -182,7 +182,10 @@ def render_and_score(
     ):
         for is_new in render_clips(options.out, clips, WarmModels()):
             progress.step(is_new)
-    scorer = ClipScorer.from_pretrained(options.scorer, trusted=options.trust_pickles)
+    # in full precision wherever it runs, as scores stand beside its name alone
+    scorer = ClipScorer.from_pretrained(
+        info, device=None, dtype="float32", trusted=options.trust_pickles
+    )
     own = (
         measure(scorer) if measure else lambda frames, prompts: score_clip(frames, prompts, scorer)
     )

@@ -246,3 +246,12 @@ def test_a_storyboards_frames_have_their_own_prompts():
     clip = planned("zs2-mini", [METHODS["zs2"]], [record], temporal_scale=2)[0]
     assert clip.prompts == ["a"] * 4 + ["b"] * 3
     assert planned("zs2-mini", [Method("x", "", fixed(momentum=0.5))])[0].prompts == "a b"
+
+
+def test_clips_of_one_frame_are_one_picture(tiny_model: Path, tmp_path: Path):
+    """Without a second frame there is nothing to compare but the picture: every method's is the
+    pipeline's own, and Text2Video-Zero's too."""
+    clips = planned(tiny_model, records=RECORDS[:1], num_frames=1)
+    assert all(render_clips(tmp_path, clips, WarmModels()))
+    pictures = [decode(tmp_path / clip.file_name)[0] for clip in clips]
+    assert all(np.array_equal(picture, pictures[0]) for picture in pictures)
