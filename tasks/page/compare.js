@@ -55,7 +55,7 @@ function openCompare() {
       button("Play", () => setPlaying(!clock.playing), { id: "clockplay", className: "main", title: "Space", autofocus: true }),
       button("›", () => stepClock(1), { title: "One frame on (.)", "aria-label": "one frame on" }),
       element("input", { id: "scrub", type: "range", min: 0, max: 1, step: 1, value: 0, "aria-label": "frame",
-        oninput: (event) => { setPlaying(false); seekFrame(Number(event.target.value)); } }),
+        oninput: (event) => scrubTo(Number(event.target.value)) }),
       element("output", { id: "frame" }, "")));
   Object.assign(clock, { players, time: 0, frame: 0, playing: false, length: 0 });
   document.body.append(compare);
@@ -77,7 +77,8 @@ function measureClock() {
   clock.fps = Math.max(1, ...known.map((node) => node.fps));
   const scrub = $("scrub");
   if (scrub) scrub.max = Math.max(1, Math.round(clock.length * clock.fps) - 1);
-  showClock();
+  if (clock.playing) showClock();
+  else seekFrame(Math.floor(clock.time * clock.fps + 1e-6)); // who comes late, too
 }
 
 function showClock() {
@@ -129,6 +130,11 @@ function seekFrame(frame) {
   for (const node of clock.players)
     if (node.duration > 0) node.currentTime = Math.min(clock.time, node.duration - 0.5 / node.fps);
   showClock();
+}
+
+function scrubTo(frame) {
+  setPlaying(false);
+  seekFrame(frame);
 }
 
 function stepClock(by) {

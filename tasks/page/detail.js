@@ -13,6 +13,7 @@ function openDetail(id) {
   drawDetail(row);
   if (!detail.isConnected) document.body.append(detail);
   if (!detail.open) detail.showModal();
+  detail.focus({ preventScroll: true }); // keys are the clip's, not its first button's
   for (const card of cards.values()) if (card.picture.tagName === "VIDEO") card.picture.pause();
 }
 
@@ -72,16 +73,28 @@ function stageOf(row) {
   load(player, row);
   player.preload = "auto";
   player.fps = row.fps ?? 8;
+  // where its own controls have led, it says itself
+  for (const moved of ["pointerdown", "keydown"])
+    player.addEventListener(moved, () => { player.wanted = undefined; });
+  player.addEventListener("playing", () => {
+    if (player.paused) return;
+    player.wanted = undefined;
+    player.loop = true;
+  });
   if (!wantsCalm.matches) play(player);
   return player;
 }
 
 // One frame on or back: to its middle, where rounding cannot show its neighbour.
 function stepFrame(player, by) {
+  if (!(player.duration > 0)) return; // not known yet
   player.pause();
-  const frame = Math.round(player.currentTime * player.fps - 0.5) + by;
+  player.loop = false; // near its end Chromium would begin anew, paused or not
+  const frame = Math.floor((player.wanted ?? player.currentTime) * player.fps + 1e-6) + by;
   const most = Math.max(0, Math.round(player.duration * player.fps) - 1);
-  player.currentTime = (Math.min(most, Math.max(0, frame)) + 0.5) / player.fps;
+  // while it seeks, a player does not yet say where it will be
+  player.wanted = (Math.min(most, Math.max(0, frame)) + 0.5) / player.fps;
+  player.currentTime = player.wanted;
 }
 
 function actionsOf(row) {

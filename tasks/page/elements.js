@@ -14,7 +14,7 @@ function element(tag, properties = {}, ...children) {
 
 // Replace what is in a node; what is null, false or empty is left out.
 function fill(node, ...children) {
-  node.replaceChildren(...children.flat().filter((child) => child || child === 0));
+  node.replaceChildren(...children.flat(3).filter((child) => child || child === 0));
   return node;
 }
 
