@@ -26,7 +26,7 @@ function drawTray() {
   tray.hidden = !state.compare.length;
   if (tray.hidden) return tray.replaceChildren();
   fill(tray,
-    element("ul", {}, state.compare.map((id) => element("li", {}, button(`${id} ×`, () => togglePick(id), { "aria-label": `take ${id} out` })))),
+    element("ul", {}, state.compare.map((id) => element("li", {}, button(`× ${id}`, () => togglePick(id), { "aria-label": `take ${id} out` })))),
     button("Clear", () => { for (const id of [...state.compare]) togglePick(id); }),
     button(`Compare ${state.compare.length}`, openCompare, { id: "go", className: "main", disabled: state.compare.length < 2, title: "Side by side (v)" }));
 }

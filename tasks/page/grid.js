@@ -124,8 +124,7 @@ const labelOf = (row) => `${row.id}, ${row.status}${row.stage ? ` in ${row.stage
 function factsOf(row) {
   if (row.status !== "ok") return [row.id, row.status, row.stage && `in ${row.stage}`].filter(Boolean).join(" · ");
   const value = sortedBy(row);
-  return [row.id, value ?? (row.frames && `${row.frames} frames`), !value && row.fps && `${row.fps} fps`]
-    .filter(Boolean).join(" · ");
+  return (value ? [value, row.id] : [row.id, row.frames && plural(row.frames, "frame")]).filter(Boolean).join(" · ");
 }
 
 // What the grid is sorted by stands on the cards; consistency never without how much moves.
@@ -135,7 +134,7 @@ function sortedBy(row) {
   if (!of) return undefined;
   const pair = state.sort === "frame_consistency" && "dynamic_degree" in row.scores
     ? `, dynamic ${figure(row.scores.dynamic_degree)}` : "";
-  return `${label} ${figure(of(row))}${pair}`;
+  return `${label.replace("frame ", "")} ${figure(of(row))}${pair}`;
 }
 
 // Draw again after the rows, the filters or the order have changed.

@@ -10,6 +10,9 @@ function drawHead() {
   const search = $("search");
   const typing = document.activeElement === search && search ? [search.selectionStart, search.selectionEnd] : null;
   const found = facets();
+  const { news } = data;
+  head.className = stateWord();
+  if (news.total) head.style.setProperty("--done", `${Math.min(100, (data.of / news.total) * 100)}%`);
   fill(head,
     element("div", { className: "title" },
       element("h1", { dir: "auto", title: data.title }, data.title),
