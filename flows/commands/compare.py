@@ -15,10 +15,10 @@ from flows.errors import UsageError, check_local
 from manifests.build import build, build_from
 from manifests.inputs import InputFiles
 from manifests.kinds import count
-from manifests.read import open_manifest
+from manifests.read import ManifestError, open_manifest
 from manifests.row import parse_defaults
 from manifests.storage import make_folder, write_aside
-from manifests.validate import folder_of
+from manifests.validate import Problem, check_rows, folder_of, format_problems
 from tasks.catalogue import Catalogue
 from tasks.compare import PlannedClip, manifest_records, plan_clips, render_clips, score_clips
 from tasks.job import Engine
@@ -97,7 +97,7 @@ def plan(
     if frames is not None:
         defaults["num_frames"] = frames
     with TemporaryDirectory(prefix="zs2-") as folder:
-        records, base = _records(options, Path(folder))
+        records, base = _records(options, defaults, Path(folder))
     catalogue = Catalogue(trusted=options.trust_pickles, inputs=InputFiles(options.input_roots))
     engine = Engine(options.dtype, options.safety_checker == "on")
     return plan_clips(
@@ -130,7 +130,9 @@ def _check(options: Options) -> None:
         raise UsageError("expected --prompts or -p, found both; leave one out")
 
 
-def _records(options: Options, folder: Path) -> tuple[list[dict[str, Any]], Path | str]:
+def _records(
+    options: Options, defaults: Mapping[str, Any], folder: Path
+) -> tuple[list[dict[str, Any]], Path | str]:
     """The prompts' rows, each with the model, and the folder that their inputs' names count from."""
     source, base = options.source, None
     if source is None and not options.texts:
@@ -148,17 +150,25 @@ def _records(options: Options, folder: Path) -> tuple[list[dict[str, Any]], Path
         build(source, folder / "prompts.parquet")
         source = str(folder / "prompts.parquet")
     records: list[dict[str, Any]] = []
-    for raw in open_manifest(source).rows():
+    problems: list[Problem] = []
+    for raw, checked in check_rows(open_manifest(source), defaults):
         if len(records) == (options.limit or -1):
             break
         base = base or folder_of(raw.file)
         own = raw.values.get("model", options.model)
-        if own != options.model:
+        if isinstance(checked, list):
+            problems += checked
+        elif own != options.model:
             raise UsageError(
-                f"{raw.values.get('id')}: model: expected {options.model}, as all methods of a "
-                f"comparison have one, found {own}; give it as MODEL, or leave the column out"
+                f"{checked.id}: model: expected {options.model}, as all methods of a comparison have "
+                f"one, found {own}; give it as MODEL, or leave the column out"
             )
         records.append({**raw.values, "model": options.model})
+    if problems or not records:
+        said = (
+            format_problems(problems) if problems else f"{source} has no prompts; give at least one"
+        )
+        raise ManifestError(said)
     return records, base or Path.cwd()
 
 

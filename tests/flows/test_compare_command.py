@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -116,7 +117,9 @@ def test_the_same_command_again_makes_the_same_of_what_is_there(
     compare(options, [])
 
 
-def test_prompts_come_from_files_as_a_manifest_is_built(options: Options, tmp_path: Path):
+def test_prompts_come_from_files_as_a_manifest_is_built(
+    options: Options, compared: dict[str, Any], tmp_path: Path
+):
     """Lines, CSV and JSON lines with columns of their own, and manifests; the ids are the files'."""
     here = replace(options, texts=(), out=tmp_path / "out")
     methods = methods_named(["ddim"])
@@ -133,6 +136,19 @@ def test_prompts_come_from_files_as_a_manifest_is_built(options: Options, tmp_pa
     manifest = replace(here, source=str(options.out / "manifest.parquet"), limit=2)
     with pytest.raises(CompareError, match="noise: expected none"):
         plan(manifest, methods)
+
+
+def test_bad_rows_are_told_together(options: Options, tmp_path: Path):
+    """Every bad row of a manifest of prompts with its number, id and column; a manifest without rows
+    says that it has none."""
+    table = pa.table({"id": ["a", "b", "c"], "prompt": ["a", "b", "c"], "num_frames": [0, 1, -1]})
+    pq.write_table(table, tmp_path / "p.parquet")
+    here = replace(options, texts=(), source=str(tmp_path / "p.parquet"), out=tmp_path / "out")
+    with pytest.raises(ManifestError, match=r"(?s)num_frames.*found 0.*num_frames.*found -1"):
+        plan(here, methods_named([]))
+    pq.write_table(table.slice(0, 0), tmp_path / "p.parquet")
+    with pytest.raises(ManifestError, match="has no rows"):
+        plan(here, methods_named([]))
 
 
 def test_without_prompts_the_bundled_model_has_its_own(options: Options):
