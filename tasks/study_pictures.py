@@ -44,7 +44,7 @@ def draw_sheet(path: Path, clips: Mapping[tuple[float, float], Frames], title: s
     """
     kl_targets = sorted({kl_target for kl_target, _ in clips})
     momentums = sorted({momentum for _, momentum in clips})
-    with _figure((2.4 * len(momentums), 0.85 * len(kl_targets) + 0.7)) as figure:
+    with _figure((2.4 * len(momentums), 0.66 * len(kl_targets) + 0.7)) as figure:
         axes = figure.subplots(len(kl_targets), len(momentums), squeeze=False)
         for row, kl_target in enumerate(kl_targets):
             for column, momentum in enumerate(momentums):
@@ -69,7 +69,7 @@ def _strip(frames: Frames) -> Frames:
 def draw_curves(path: Path, points: Sequence[Point]) -> None:
     """Dynamic degree and consistency against λ, a line for each μ, and against μ, a line for each λ;
     bars are 95 % intervals over prompts. An SVG."""
-    with _figure((9.5, 6.6)) as figure:
+    with _figure((10.0, 6.6)) as figure:
         axes = figure.subplots(2, 2)
         for row, (axis, other, symbol, line) in enumerate(
             (("kl_target", "momentum", "λ", "μ"), ("momentum", "kl_target", "μ", "λ"))
@@ -88,8 +88,8 @@ def draw_curves(path: Path, points: Sequence[Point]) -> None:
                         f"{line} = {value:g}",
                     )
                 ax.set(xlabel=symbol, ylabel=label)
-                ax.set_ylim(**({"bottom": 0} if name == "dynamic_degree" else {"top": 100.5}))
-            axes[row][1].legend(frameon=False, loc="best")
+                ax.set_ylim(**({"bottom": 0} if name == "dynamic_degree" else {"top": 100.1}))
+            axes[row][1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         figure.set_layout_engine("constrained")
         _save(figure, path, "svg")
 
@@ -135,7 +135,9 @@ def draw_semantics(path: Path, courses: Sequence[Course]) -> None:
         left.set(xlabel="frame", ylabel="CLIP score of the frame, 100·cos")
         left.legend(frameon=False, fontsize=8)
         for number, (_, colour, interval) in enumerate(drawn):
-            right.barh(number, interval.mean, color=colour, height=0.6)
+            ends = [[max(0, interval.mean - interval.low)], [max(0, interval.high - interval.mean)]]
+            xerr = None if np.isnan(ends).any() else ends
+            right.barh(number, interval.mean, xerr=xerr, color=colour, height=0.6, capsize=2)
         right.set(yticks=[], xlabel=PAIR["dynamic_degree"])
         right.invert_yaxis()
         figure.set_layout_engine("constrained")
