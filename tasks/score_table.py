@@ -16,7 +16,7 @@ import numpy as np
 from manifests.columns import COLUMNS, META
 from manifests.ledger import ledger_batches
 from manifests.result import RESULT_COLUMNS
-from manifests.scores import SCORE_NAMES, iter_scores, read_scores
+from manifests.scores import SCORE_NAMES, read_scores
 from tasks.evaluate import SCORES, Score
 from zs2.statistics import Interval, bootstrap_interval
 
@@ -88,7 +88,7 @@ def check_column(root: Path, by: str | None) -> None:
     """
     if by is None or by in COLUMNS or by in RESULT_COLUMNS:
         return
-    found = _meta_columns(root)
+    found = meta_columns(root)
     if by not in found:
         raise ColumnError(
             f"--by: expected a column of the manifest ({', '.join(found) or 'it has no meta_ columns'}, "
@@ -96,7 +96,8 @@ def check_column(root: Path, by: str | None) -> None:
         )
 
 
-def _meta_columns(root: Path) -> list[str]:
+def meta_columns(root: Path) -> list[str]:
+    """The meta_ columns of a run."""
     for batch in ledger_batches(root):
         return [name for name in batch.schema.names if name.startswith(META)]
     return []
@@ -186,7 +187,7 @@ def text(
         lines = [f"{title}: {summary.clips:,} clips, {summary.prompts:,} different prompts"]
         lines.append(f"  {'':18}{'mean':>10}   {'95 % interval':22}  unit, what is better")
         for score in columns_shown(names):
-            mean, ends = _told(summary.scores[score.name])
+            mean, ends = told(summary.scores[score.name])
             better = f"{score.unit}, {score.better}" if score.better else score.unit
             lines.append(f"  {score.label:18}{mean:>10}   {ends:22}  {better}")
         blocks.append("\n".join(lines))
@@ -201,13 +202,14 @@ def markdown(
     heads = [by or "", "clips", *(f"{score.label}, {score.unit}" for score in shown)]
     lines = [f"| {' | '.join(heads)} |", "| --- |" + " --- |" * (len(heads) - 1)]
     for summary in summaries:
-        cells = [" ".join(_told(summary.scores[score.name])) for score in shown]
+        cells = [" ".join(told(summary.scores[score.name])) for score in shown]
         group = summary.group.replace("|", "\\|")
         lines.append(f"| {group} | {summary.clips} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", NOTE])
 
 
-def _told(interval: Interval) -> tuple[str, str]:
+def told(interval: Interval) -> tuple[str, str]:
+    """A mean and its interval in words; no value is `–`."""
     if not interval.n:
         return "–", ""
     if math.isnan(interval.low):
@@ -233,8 +235,3 @@ def as_json(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
         }
         for summary in summaries
     ]
-
-
-def has_scores(root: Path) -> bool:
-    """Whether there is any score in a run folder."""
-    return next(iter_scores(root), None) is not None

@@ -68,7 +68,9 @@ def evaluate_run(
         from tasks.quality_report import write_report
 
         title = Path(str((read_json(folder.run_file) or {}).get("manifest") or folder.name)).name
-        path = write_report(folder, done.scorer, title=title, trusted=trust_pickles, device=device)
+        path = write_report(
+            folder, scorer, title=title, trusted=trust_pickles, workers=workers, device=device
+        )
         answer["report"] = folder.address_of(path)
     return answer
 

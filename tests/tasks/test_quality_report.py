@@ -1,0 +1,112 @@
+"""report.html: near-duplicates are found, values counted, worst and best told, nothing runs."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from manifests.scores import read_scores
+from tasks import quality_report
+from tasks.evaluate import evaluate
+from tasks.quality_report import near_duplicates, survey, write_report
+from tests import tiny_models
+from tests.tasks.test_evaluate import add, run_folder
+
+
+def test_near_duplicates_are_all_found(monkeypatch: pytest.MonkeyPatch):
+    """As a comparison of every clip with every other finds them, whatever the blocks: how many pairs,
+    how many clips, and the closest first."""
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(23, 6))
+    points[20:] = points[[1, 1, 7]] + 1e-3 * rng.normal(size=(3, 6))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    cosines = points @ points.T
+    wanted = [(a, b) for a in range(23) for b in range(a + 1, 23) if cosines[a, b] >= 0.9]
+    for block in (4, 5, 23, 100):
+        monkeypatch.setattr(quality_report, "BLOCK", block)
+        found = near_duplicates(points, 0.9)
+        assert sorted((p.one, p.other) for p in found.closest) == wanted
+        assert (found.pairs, found.clips) == (
+            len(wanted),
+            len({at for pair in wanted for at in pair}),
+        )
+        assert [p.cosine for p in found.closest] == sorted(p.cosine for p in found.closest)[::-1]
+        few = near_duplicates(points, 0.9, most=2)
+        assert few.pairs == len(wanted)
+        assert [pair[1:] for pair in few.closest] == [pair[1:] for pair in found.closest[:2]]
+
+
+def test_few_clips_have_no_duplicates():
+    """None and one alone."""
+    for count in (0, 1):
+        found = near_duplicates(np.ones((count, 4), np.float16) / 2, 0.9)
+        assert (found.pairs, found.clips, found.closest) == (0, 0, [])
+
+
+class Tags(HTMLParser):
+    """Tags of a page with their attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, Any]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three codecs, two clips of which have the same frames, with hostile texts; reported."""
+    clip = str(tiny_models.clip(tmp_path_factory.mktemp("scorer") / "tiny-clip"))
+    folder = run_folder(tmp_path_factory.mktemp("run") / "out", [])
+    hostile = "<script>alert(1)</script>"
+    add(folder, ["gif", "png"], prompt=hostile, meta={"meta_x": hostile, "meta_y": "1"})
+    add(folder, ["h264"], "r2", prompt="b", meta={"meta_x": "b", "meta_y": "2"})
+    evaluate(folder, clip, workers=1)
+    heard: list[int] = []
+    path = write_report(
+        folder, clip, title="A & <B>", workers=1, threshold=0.9999, on_clip=heard.append
+    )
+    assert heard == [1, 2, 3]
+    return path
+
+
+def test_the_report_stands_alone(reported: Path):
+    """No script, no address on a network; every clip it shows is a file of the run folder or says
+    what makes it; texts of the manifest are texts."""
+    page = reported.read_text("utf-8")
+    tags = Tags()
+    tags.feed(page)
+    names = {tag for tag, _ in tags.tags}
+    assert "script" not in names and {"svg", "video", "img", "table"} <= names
+    sources = [attrs["src"] for _, attrs in tags.tags if "src" in attrs]
+    assert sources and all((reported.parent / source).is_file() for source in sources)
+    assert not re.search(r'(src|href)="(https?:)?//', page)
+    assert "A &amp; &lt;B&gt;" in page and "&lt;script&gt;alert" in page
+
+
+def test_the_report_says_what_there_is(reported: Path):
+    """Scores with the motion beside the consistency, the pair that looks the same, the values of each
+    column and the pairs of values that are missing, the worst and the best clips."""
+    page = reported.read_text("utf-8")
+    assert page.index("frame consistency") < page.index("dynamic degree") < page.index("warp error")
+    assert "2 of 3 clips look like another one: 1 pairs" in page
+    assert "meta_x × meta_y: 2 of 4 pairs; missing:" in page
+    worst, best = page.index("Worst clips"), page.index("Best clips")
+    assert page[worst:best].count("<figure>") == page[best:].count("<figure>") == 3
+
+
+def test_worst_and_best_are_in_order(reported: Path):
+    """By CLIP score: the worst from below, the best from above."""
+    scores = read_scores(reported.parent)
+    scorer = re.search(r"scored by <code>(.*?)</code>", reported.read_text("utf-8"))
+    assert scorer is not None
+    made = survey(reported.parent, scorer[1])
+    by_score = sorted(scores, key=lambda row_id: scores[row_id]["clip_score"])
+    assert [row["id"] for row in made.worst] == by_score
+    assert [row["id"] for row in made.best] == by_score[::-1]
