@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +13,6 @@ from tasks.compare_page import write_page
 from tasks.compare_table import Column, table_of
 from tasks.methods import METHODS
 
-BROWSER = shutil.which("chromium")
-NEEDS_BROWSER = pytest.mark.skipif(
-    BROWSER is None and os.environ.get("CI") != "true", reason="checked where there is a Chromium"
-)
 NAMES = ("ddim", "text2video-zero", "zs2")
 HOSTILE = "</script><img src=x onerror=\"document.title='ran'\"> {{data}} \u202e 🌌"
 COLUMNS = (
@@ -28,7 +21,6 @@ COLUMNS = (
     Column("dynamic_degree", "dynamic degree", None, "px/frame"),
 )
 PROMPTS = 40
-FLAGS = ("--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required")
 
 
 def write_comparison(out: Path) -> Path:
@@ -66,24 +58,8 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def page(page_file: Path) -> Iterator[Any]:
-    """The page, open; it may log no error and ask for nothing but its own folder's files."""
-    from playwright.sync_api import sync_playwright
-
-    errors: list[str] = []
-    asked: list[str] = []
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=BROWSER, args=[*FLAGS])
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
-        page.on("dialog", lambda dialog: errors.append(dialog.message))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(page_file.as_uri())
-        yield page
-        browser.close()
-    assert not errors
-    assert all(url.startswith(page_file.parent.as_uri()) for url in asked)
+def page(open_page: Any, page_file: Path) -> Any:
+    return open_page(page_file.parent)
 
 
 def test_the_page_is_one_file_and_texts_are_data(page_file: Path):
@@ -97,7 +73,6 @@ def test_the_page_is_one_file_and_texts_are_data(page_file: Path):
     assert f'"{2**63 - 1}"' in text
 
 
-@NEEDS_BROWSER
 def test_a_prompts_clips_play_in_step(page: Any):
     """Each method's clip of a prompt plays, all at the same time of the clip; paused, all stand still;
     a frame forth moves all by one frame."""
@@ -118,7 +93,6 @@ def test_a_prompts_clips_play_in_step(page: Any):
     assert page.get_by_role("button", name="play", exact=True).is_visible()
 
 
-@NEEDS_BROWSER
 def test_only_prompts_near_the_screen_have_clips(page: Any):
     """Of forty prompts a few have video elements; after scrolling to the end, the last ones have, and
     the first have none any more."""
@@ -133,7 +107,6 @@ def test_only_prompts_near_the_screen_have_clips(page: Any):
     )
 
 
-@NEEDS_BROWSER
 def test_prompts_and_methods_can_be_chosen(page: Any):
     """Words leave the prompts that have them all; a method's box takes its clips away."""
     page.get_by_role("searchbox").fill("prompt 17")
@@ -144,7 +117,6 @@ def test_prompts_and_methods_can_be_chosen(page: Any):
     assert page.locator("figcaption b").all_inner_texts() == ["text2video-zero", "zs2"]
 
 
-@NEEDS_BROWSER
 def test_texts_of_others_do_nothing(page: Any):
     """A prompt of HTML is shown as it was written; the title is the page's."""
     page.wait_for_function("document.querySelectorAll('video').length > 0")
@@ -153,7 +125,6 @@ def test_texts_of_others_do_nothing(page: Any):
     assert page.locator("h1").inner_text() == "<i>m</i>"
 
 
-@NEEDS_BROWSER
 def test_the_table_has_a_row_a_method_and_scores_their_motion(page: Any):
     """Means with intervals, and what differs; each clip says its consistency and its dynamic degree
     together, and a dash where it has no score."""
@@ -166,7 +137,6 @@ def test_the_table_has_a_row_a_method_and_scores_their_motion(page: Any):
     assert "frame consistency –" in text and "dynamic degree 0.5" in text
 
 
-@NEEDS_BROWSER
 def test_a_small_screen_has_nothing_beside_it(page: Any):
     """At 390 pixels the page does not scroll sideways; the table does in its own frame."""
     page.set_viewport_size({"width": 390, "height": 844})
