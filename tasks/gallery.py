@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from heapq import nsmallest
 from pathlib import Path
 from typing import Any
@@ -160,18 +161,22 @@ def packed(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _packed_column(values: list[Any]) -> dict[str, Any]:
     if any(isinstance(value, dict) for value in values):
         return {"in": packed([value or {} for value in values])}
-    keys = [value if isinstance(value, str) else json.dumps(value) for value in values]
-    # a text and a number may be written alike
-    kinds = [(isinstance(value, str), key) for value, key in zip(values, keys, strict=True)]
-    places: dict[tuple[bool, str], int] = {}
-    for kind in kinds:
-        places.setdefault(kind, len(places))
-    if len(places) == 1:
-        return {"all": values[0]}
-    if len(places) > len(values) // 2:
+    # 1, 1.0 and True are equal, and written otherwise
+    keys = [
+        (list, json.dumps(value)) if isinstance(value, list) else (value.__class__, value)
+        for value in values
+    ]
+    places: dict[tuple[type, Any], int] = {}
+    distinct: list[Any] = []
+    for key, value in zip(keys, values, strict=True):
+        if key not in places:
+            places[key] = len(places)
+            distinct.append(value)
+    if len(distinct) == 1:
+        return {"all": distinct[0]}
+    if len(distinct) > len(values) // 2:
         return {"each": values}
-    distinct = [key if is_text else json.loads(key) for is_text, key in places]
-    return {"of": distinct, "at": [places[kind] for kind in kinds]}
+    return {"of": distinct, "at": [places[key] for key in keys]}
 
 
 def _again(folder: RunFolder) -> dict[str, Any]:
@@ -206,7 +211,7 @@ def _entries(
 
 
 def _entry(folder: RunFolder, row: ResultRow, scores: Mapping[str, float]) -> dict[str, Any]:
-    params = json.loads(row.params) if row.params else {}
+    params, flat_params = _both(row.params or "{}")
     kl = list(row.kl_achieved or ())
     seconds = {stage: getattr(row, f"seconds_{stage}") for stage in STAGES}
     return {
@@ -233,10 +238,21 @@ def _entry(folder: RunFolder, row: ResultRow, scores: Mapping[str, float]) -> di
         "kl": [_number(value) for value in kl[:MAX_VALUES]] or None,
         "alpha": _rounded(alpha_of(params, len(kl))),
         "seconds": {name: _number(value) for name, value in seconds.items() if value is not None},
-        "params": {name: _flat(value) for name, value in params.items()},
+        "params": flat_params,
         "meta": {_cut(name): _flat(value) for name, value in row.meta.items()},
         "scores": {name: _number(value, 6) for name, value in scores.items()},
     }
+
+
+def _both(text: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Parameters from their JSON, and as a page has them."""
+    return _remembered(text) if len(text) < MAX_CHARACTERS else _remembered.__wrapped__(text)
+
+
+@lru_cache(256)  # rows of one run share most of theirs
+def _remembered(text: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    params = json.loads(text)
+    return params, {name: _flat(value) for name, value in params.items()}
 
 
 def alpha_of(params: Mapping[str, Any], pairs: int) -> float | list[float] | None:

@@ -28,7 +28,7 @@ log = logging.getLogger("zs2.gallery")
 
 FIRST = 4.0  # seconds of a run before its first page: a short run has only the last one
 EVERY = 4.0  # seconds between pages, at least
-SHARE = 0.02  # of one core
+SHARE = 0.05  # of one core
 PATIENCE = 10.0  # seconds for a page that is being written when the run ends
 _PROGRAM = "import os; os.nice(19); from tasks.live_gallery import main; main()"
 
