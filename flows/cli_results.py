@@ -208,3 +208,18 @@ def evaluate(
             device=device,
         )
     )
+
+
+@app.command()
+def show(
+    clip: Annotated[str, typer.Argument(help="A clip's file; or a run folder, and ID after it.")],
+    row_id: Annotated[str | None, typer.Argument(metavar="ID", help="Of a row.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What rendered a clip: its row, digest, parameters, seconds, and how to render it again."""
+    from flows.commands import show as show_command
+
+    report = show_command.show(clip, row_id)
+    print(
+        json.dumps(report, ensure_ascii=False) if as_json else printable(show_command.text(report))
+    )
