@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.commands import manifest, run, status
-from flows.console import Progress, duration, size, table
+from flows.console import Counted, Progress, duration, size, table
 from manifests.columns import COLUMNS
 from manifests.result import ResultRow
 from manifests.storage import RunFolder
@@ -103,3 +103,20 @@ def test_progress_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None
             assert lines[1] == "2 rows to render in 0 shards, 1 done before, 1 invalid"
             assert lines[2].startswith("1/2 rows, ") and lines[2].endswith(" left, 1 failed")
             assert len(lines) == 3
+
+
+def test_counted_work_says_how_far_it_is_and_what_is_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Where there is no terminal a line comes every few seconds, for new parts alone; parts that were
+    there before count as done and not into the rate. Quiet says nothing."""
+    now = [100.0]
+    monkeypatch.setattr("flows.console.time.monotonic", lambda: now[0])
+    for quiet in (False, True):
+        with Counted("rendering", 10, quiet) as progress:
+            for is_new in (False, False, True, True):
+                now[0] += 10.0
+                progress.step(is_new)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == ["rendering 3/10, 3 min 30 s left", "rendering 4/10, 2 min 0 s left"]
