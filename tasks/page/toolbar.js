@@ -48,6 +48,9 @@ function howItStands() {
       said.push(`${figure(news.clips_per_second)} clips/s`);
       said.push(`${duration(Math.max(0, news.total - data.of) / news.clips_per_second)} left`);
     }
+    // of a run that was killed nobody writes the end
+    const silent = news.written ? Date.now() / 1000 - news.written : 0;
+    if (silent > 3 * (news.every ?? 5) + 120) said.push(`no news for ${duration(silent)}`);
   }
   if (data.state !== "running") {
     if (summary.frames_per_second) said.push(`${figure(summary.frames_per_second)} frames/s`);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 
@@ -453,6 +454,15 @@ def test_nodes_on_any_screen(tmp_path: Path, open_page: OpenPage, size: tuple[in
     assert nodes(page) <= 500
 
 
+def test_a_run_without_news(tmp_path: Path, open_page: OpenPage):
+    """The page of a run that was killed an hour ago says that nothing was heard since."""
+    news = {"total": 6, "written": time.time() - 3600, "every": 4.0}
+    write_gallery(RunFolder(tmp_path), [], title="r", summary={}, state="running", news=news)
+    page = open_page(tmp_path)
+    assert "no news for 1 h 0 min" in page.locator("#how").inner_text()
+    assert "No row has ended yet" in page.locator("#grid").inner_text()
+
+
 def test_news_of_a_run(tmp_path: Path, open_page: OpenPage):
     """An open page takes up the rows that end, keeps what its user does meanwhile, and asks no more
     when the run is over."""
@@ -460,7 +470,7 @@ def test_news_of_a_run(tmp_path: Path, open_page: OpenPage):
     rows = [clip_row(folder, f"c{i}") for i in range(6)]
 
     def write(count: int, state: str) -> None:
-        news = {"total": 6, "written": count, "every": 4.0}
+        news = {"total": 6, "written": time.time(), "every": 4.0}
         choice = choose(rows[:count])
         write_gallery(folder, choice, title="r", summary=SUMMARY, state=state, news=news)
 
