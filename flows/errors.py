@@ -30,7 +30,7 @@ _CANNOT_GO_ON = {
     "tasks.out_of_memory.OutOfMemory",
     "tasks.pool.PoolError",
     "tasks.assemble.AssembleError",
-    "tasks.stages.SamplingError",
+    "tasks.sampling.SamplingError",
 }
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 

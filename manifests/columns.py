@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from manifests.best_by import DEFAULT as BEST_BY
+from manifests.best_by import MOST_CANDIDATES, best_by_kind
 from manifests.kinds import (
     Kind,
     KindError,
@@ -17,7 +19,6 @@ from manifests.kinds import (
     steps,
     text,
     texts,
-    unbuilt,
     whole,
 )
 
@@ -74,7 +75,7 @@ class Column:
     """One column of the manifest.
 
     `default` is the built-in default; None where there is none, or where `default_text` says what
-    decides it (the model, the id, another column). `unbuilt` says why the column is refused today.
+    decides it (the model, the id, another column).
     """
 
     name: str
@@ -83,13 +84,7 @@ class Column:
     default: Any
     meaning: str
     default_text: str = ""
-    unbuilt: str = ""
     settable: bool = True
-
-    @property
-    def built(self) -> bool:
-        """Whether the column's capability exists in this version."""
-        return not self.unbuilt
 
     @property
     def shown_default(self) -> str:
@@ -99,13 +94,6 @@ class Column:
         if self.default is None or self.default == ():
             return "none"
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default) or '""'
-
-
-def _missing(
-    name: str, arrow: str, meaning: str, why: str, harmless: tuple[Any, ...] = ()
-) -> Column:
-    kind = unbuilt("text" if arrow == "string" else "number", harmless)
-    return Column(name, arrow, kind, harmless[0] if harmless else None, meaning, unbuilt=why)
 
 
 def _named(name: str, expected: str, meaning: str) -> Column:
@@ -122,7 +110,6 @@ _CLIP = "the path of a video or of a folder of images"
 _ADAPTER = "a hub id with its file (owner/name/folder/file.safetensors) or a local file"
 _STRING_OR_LIST = "string or list<string>"
 _FLOAT_OR_LIST = "float or list<float>"
-_BEST = "choosing the best of several candidates is not built yet"
 
 _TABLE = (
     Column(
@@ -273,8 +260,22 @@ _TABLE = (
     _named("ip_adapter", _ADAPTER, "the IP-Adapter that reads ip_adapter_image"),
     _named("ip_adapter_image", "the path of a picture", "the picture to take after"),
     _where_used("ip_adapter_scale", number(0), "strength of the picture", "ip_adapter"),
-    _missing("best_of", "int32", "candidates per row", _BEST, harmless=(1,)),
-    _missing("best_by", "string", "scorer of the candidates", _BEST),
+    Column(
+        "best_of",
+        "int32",
+        whole(1, MOST_CANDIDATES),
+        1,
+        "clips to sample, each from a noise of its own, of which the best is kept",
+    ),
+    Column(
+        "best_by",
+        "string",
+        best_by_kind(),
+        None,
+        "what is best: a score or a weighted sum (clip_score + 0.5*dynamic_degree), optionally "
+        "`with MODEL`, a CLIP, and `in N steps`, to rank by shorter sampling",
+        default_text=f"{BEST_BY} (with best_of above 1)",
+    ),
     Column("fps", "float", number(0, MAX_FPS, above=True), 8.0, "of the sampled clip"),
     Column("temporal_sr", "string", choice(("flow",)), "flow", "how frames are put in between"),
     Column(
@@ -351,8 +352,7 @@ def meant(name: str) -> str:
 
 
 def column_records() -> list[dict[str, str]]:
-    """The table that `zs2 manifest columns` prints: column, type, default, meaning, limits, and
-    `built`: "yes", or why not."""
+    """The table that `zs2 manifest columns` prints: column, type, default, meaning, limits."""
     rows = [
         {
             "column": column.name,
@@ -360,7 +360,6 @@ def column_records() -> list[dict[str, str]]:
             "default": column.shown_default,
             "meaning": column.meaning,
             "expected": column.kind.expected,
-            "built": column.unbuilt or "yes",
         }
         for column in _TABLE
     ]
@@ -371,7 +370,6 @@ def column_records() -> list[dict[str, str]]:
             "default": "none",
             "meaning": "your own columns, carried through to the results",
             "expected": "anything",
-            "built": "yes",
         }
     )
     return rows

@@ -279,17 +279,3 @@ def steps(*allowed: int) -> Kind:
         return number
 
     return Kind(expected, "number", parse)
-
-
-def unbuilt(holds: Literal["text", "number"], harmless: Sequence[Any] = ()) -> Kind:
-    """A column whose capability does not exist yet: any value but a harmless one is refused."""
-    shown = "".join(f" or {describe(value)}" for value in harmless)
-    expected = f"no value{shown}: this is not built yet"
-
-    def parse(value: Any) -> Any:
-        for same in harmless:
-            if type(value) is not bool and value == same:
-                return same
-        raise KindError(expected, "remove the column or leave the value null")
-
-    return Kind(expected, holds, parse)

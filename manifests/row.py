@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+from manifests.best_by import DEFAULT as BEST_BY
+from manifests.best_by import OF_PAIRS, parse_best_by
 from manifests.columns import (
     COLUMNS,
     LEAST_FPS,
@@ -182,6 +184,8 @@ def _check_together(
     if "source_video" not in bad:
         edits = row["source_video"] is not None
         _check_use(row, own, bad, ("image_guidance_scale",), edits, "no source_video", faults)
+    if not bad & {"best_of", "best_by"}:
+        _check_best(row, own, faults)
     adapts = _is_wanted(row, own, bad, ("ip_adapter", "ip_adapter_image"), faults)
     _check_use(row, own, bad, ("ip_adapter_scale",), adapts, "no ip_adapter", faults)
 
@@ -242,6 +246,22 @@ def _check_quality(row: dict[str, Any], own: Mapping[str, Any], faults: list[Fau
     elif not low <= quality <= high:
         expected = f"a whole number from {low} to {high}, as codec is `{codec}`"
         faults.append(Fault("quality", expected, str(quality)))
+
+
+def _check_best(row: dict[str, Any], own: Mapping[str, Any], faults: list[Fault]) -> None:
+    if row["best_of"] == 1:
+        if own.get("best_by") is not None:
+            expected = "no value, as best_of is 1"
+            hint = "set best_of to the number of candidates, or leave it null"
+            faults.append(Fault("best_by", expected, describe(own["best_by"]), hint))
+        row["best_by"] = None
+        return
+    row["best_by"] = row["best_by"] or BEST_BY
+    if row["num_frames"] == 1:
+        pairs = [name for name, _ in parse_best_by(row["best_by"]).terms if name in OF_PAIRS]
+        if pairs:
+            expected = "a score of single pictures, as num_frames is 1"
+            faults.append(Fault("best_by", expected, quoted(pairs), "use clip_score or sharpness"))
 
 
 def _check_rate(row: dict[str, Any], faults: list[Fault]) -> None:

@@ -22,20 +22,13 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from manifests.best_by import SCORE_NAMES
 from manifests.columns import is_id
 from manifests.digest import id_hash
 from manifests.files import sync, write_aside
 from manifests.links import is_own_file
 from manifests.table import Table
 
-SCORE_NAMES = (
-    "clip_score",
-    "frame_consistency",
-    "warp_error",
-    "flicker",
-    "dynamic_degree",
-    "sharpness",
-)
 SCORES_SCHEMA: pa.Schema = pa.schema(
     [
         ("id", pa.string()),

@@ -23,7 +23,8 @@ import ray
 
 from manifests.object_store import UnreachableError
 from manifests.storage import RunFolder
-from tasks import stages
+from tasks import sampling, stages
+from tasks.best_of import sample_best
 from tasks.disk import DiskFullError, lacks_room, write_with_room
 from tasks.job import Job
 from tasks.out_of_memory import Fallbacks, OutOfMemory
@@ -111,13 +112,13 @@ class SamplerActor:
         """Latents, then frames; see the module."""
         stage = "sample"
         try:
-            stages.load_in_memory(self.models, self.fallbacks, job)
+            sampling.load_in_memory(self.models, self.fallbacks, job)
             started = time.monotonic()
             with self.folder.latents_file(job.sample_digest) as path:
-                sampled, note = stages.sample_in_memory(self.models, self.fallbacks, job, path)
+                sampled, note = sample_best(self.models, self.fallbacks, job, path)
             stage = "decode"
             latents = sampled.latents
-            decoded, more = stages.decode_in_memory(self.models, self.fallbacks, job, latents)
+            decoded, more = sampling.decode_in_memory(self.models, self.fallbacks, job, latents)
         except Exception as error:  # of any kind: one row's failure, told to the ledger
             return _failure(stage, error), None
         return {
@@ -127,7 +128,8 @@ class SamplerActor:
             "device": self.models.device_name(job),
             "node": socket.gethostname(),
             "seconds_sample": time.monotonic() - started,
-            **({"note": told} if (told := stages.joined(note, more)) else {}),
+            **({"candidates": sampled.candidates} if sampled.candidates else {}),
+            **({"note": told} if (told := sampling.joined(note, more)) else {}),
         }, decoded
 
 

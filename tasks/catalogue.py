@@ -8,11 +8,13 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from manifests.best_by import parse_best_by
 from manifests.digest import digest_of, file_sha256, folder_weights_hash
 from manifests.inputs import InputFiles
 from manifests.row import Fault, ManifestRow, RowError
 from tasks.job import Conditions, Engine, Job, resolve
 from zs2.addons import AddOn, describe_addon
+from zs2.clip_score import ScorerInfo, describe_scorer
 from zs2.models import SINGLE_FILES, ModelError, ModelInfo, describe
 
 Found = TypeVar("Found")
@@ -22,6 +24,7 @@ IN_WORDS = {
     "depth": "depth model",
     "ip_adapter": "IP-Adapter",
     "lora": "LoRA",
+    "best_by": "scorer (a CLIP)",
 }
 REMEMBERED = 10_000  # names of models, and of add-ons; LoRAs count with their weights
 
@@ -51,6 +54,7 @@ class Catalogue:
         self.inputs = inputs or InputFiles()
         self._models = lru_cache(REMEMBERED)(partial(_attempt, self._look_up))
         self._addons = lru_cache(REMEMBERED)(partial(_attempt, self._look_up_addon))
+        self._scorers = lru_cache(REMEMBERED)(partial(_attempt, self._look_up_scorer))
         self._glances = lru_cache(REMEMBERED)(partial(_attempt, self._glance))
 
     def find(self, model: str) -> tuple[ModelInfo, str]:
@@ -102,14 +106,14 @@ class Catalogue:
         unasked: list[str] = []
         faults: list[Fault] = []
         loras: list[AddOn] = []
-        for kind, name in [("model", row.model), *_named(row)]:
+        for kind, name in [("model", row.model), *_named(row), *_scorers(row)]:
             try:
                 found = _known(self._glances(kind, name))
                 if found is None:
                     unasked.append(name)
                 elif isinstance(found, ModelInfo):
                     fit_to_model(row, found, own)
-                elif kind == "lora":
+                elif isinstance(found, AddOn) and kind == "lora":
                     loras.append(found)
             except ModelError as error:
                 faults.append(_unusable(kind, name, error))
@@ -123,7 +127,7 @@ class Catalogue:
             raise RowError(faults)
         return unasked
 
-    def _glance(self, kind: str, name: str) -> ModelInfo | AddOn | None:
+    def _glance(self, kind: str, name: str) -> ModelInfo | AddOn | ScorerInfo | None:
         """What is here under a name; None where a hub would be asked."""
         bare = _bare(name) if kind == "lora" else name
         self._check_allowed(kind, bare)
@@ -131,6 +135,8 @@ class Catalogue:
             return None
         if kind == "model":
             return describe(name, trusted=self.trusted)
+        if kind == "best_by":
+            return describe_scorer(name, trusted=self.trusted)
         return describe_addon(kind, name, trusted=self.trusted)
 
     def _conditions(self, row: ManifestRow, base: Path | str) -> Conditions:
@@ -153,7 +159,13 @@ class Catalogue:
         if loras:
             _check_once([addon for addon, _ in loras])
             identity["lora"] = [[*known, addon.weight] for addon, known in loras]
+        scorer = None
+        if row.best_by is not None:
+            by = parse_best_by(row.best_by)
+            scorer = self._scorer(by.scorer)
+            identity["best_by"] = [by.terms, by.steps, scorer.revision]
         return Conditions(
+            scorer=scorer,
             control_video=files.get("control_video"),
             source_video=files.get("source_video"),
             ip_adapter_image=files.get("ip_adapter_image"),
@@ -169,6 +181,17 @@ class Catalogue:
             return _known(self._addons(kind, name))
         except ModelError as error:
             raise RowError([_unusable(kind, name, error)]) from error
+
+    def _scorer(self, name: str) -> ScorerInfo:
+        try:
+            return _known(self._scorers(name))
+        except ModelError as error:
+            raise RowError([_unusable("best_by", name, error)]) from error
+
+    def _look_up_scorer(self, name: str) -> ScorerInfo:
+        self._check_allowed("best_by", name)
+        scorer = describe_scorer(name, trusted=self.trusted)
+        return replace(scorer, location=_rooted(scorer.location)) if scorer.is_local else scorer
 
     def _look_up(self, model: str) -> tuple[ModelInfo, str]:
         self._check_allowed("model", model)
@@ -264,6 +287,10 @@ def _named(row: ManifestRow) -> list[tuple[str, str]]:
     named = [("controlnet", row.controlnet), ("depth", depth_model), ("ip_adapter", row.ip_adapter)]
     loras = [("lora", name) for name in row.lora]
     return [(kind, name) for kind, name in named if name] + loras
+
+
+def _scorers(row: ManifestRow) -> list[tuple[str, str]]:
+    return [] if row.best_by is None else [("best_by", parse_best_by(row.best_by).scorer)]
 
 
 def _bare(lora: str) -> str:

@@ -26,6 +26,7 @@ from tasks.catalogue import Catalogue
 from tasks.job import Engine, Job
 from tasks.methods import CompareError, Method
 from tasks.out_of_memory import Fallbacks
+from tasks.sampling import decode_in_memory, sample_in_memory
 from tasks.warm import WarmModels
 
 Frames = np.ndarray[Any, Any]
@@ -33,7 +34,7 @@ Prompts = str | list[str]
 Measure = Callable[[Frames, Prompts], Mapping[str, Any]]
 
 PLAYABLE = ("h264", "gif", "webp")  # what the page shows
-SETTLED = ("noise", "alpha")  # columns that a comparison is about
+SETTLED = ("noise", "alpha", "best_of", "best_by")  # columns that a comparison is about
 MOST_ID = 128
 SAVE_EVERY = 16  # scored clips; a scoring that is interrupted loses fewer
 TEXT2VIDEO_ZERO = "1"  # raised whenever it begins to give other bytes
@@ -113,7 +114,9 @@ def plan_clips(
 def _check_settled(where: str, values: Mapping[str, Any]) -> None:
     for name in SETTLED:
         if values.get(name) is not None:
-            raise CompareError(f"{where}: {name}: expected none, as each method has its own")
+            raise CompareError(
+                f"{where}: {name}: expected none in a comparison, whose methods settle it"
+            )
 
 
 def _row_id(prompt_id: str, method: Method, take: int, seeds: int) -> str:
@@ -177,8 +180,8 @@ def _render(models: WarmModels, fallbacks: Fallbacks, clip: PlannedClip, path: P
     if clip.method.is_text2video_zero:
         latents = _text2video_zero(models, job)
     else:
-        latents = stages.sample_in_memory(models, fallbacks, job)[0].latents
-    frames, _ = stages.decode_in_memory(models, fallbacks, job, latents)
+        latents = sample_in_memory(models, fallbacks, job)[0].latents
+    frames, _ = decode_in_memory(models, fallbacks, job, latents)
     frames = stages.upscale_frames(job, stages.interpolate_frames(job, frames))
     stages.assemble_video(job, frames, path)
 

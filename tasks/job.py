@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from manifests.best_by import parse_best_by
 from manifests.digest import digest_of
 from manifests.result import ResultRow, Status
 from manifests.row import ManifestRow
 from manifests.stored_inputs import StoredClip
 from zs2.addons import AddOn
+from zs2.clip_score import ScorerInfo
 from zs2.models import ModelInfo
 
 RECIPE = "1"  # raised whenever the same settings begin to give other bytes
@@ -89,6 +91,7 @@ class Conditions:
     depth: AddOn | None = None
     ip_adapter: AddOn | None = None
     loras: tuple[AddOn, ...] = ()
+    scorer: ScorerInfo | None = None
     identity: Mapping[str, Any] = field(default_factory=dict[str, Any])
     lost: str = ""
 
@@ -141,9 +144,13 @@ class Job:
 
     @property
     def unet_calls(self) -> int:
-        """UNet calls of the clip: segments times steps (PNDM takes one step more)."""
-        steps = self.row.num_inference_steps or 0
-        return self.row.num_segments * (steps + (self.row.scheduler == "pndm"))
+        """UNet calls of the clip and the other candidates: segments times steps (PNDM takes one step
+        more)."""
+        row, steps = self.row, self.row.num_inference_steps or 0
+        runs = [steps] * row.best_of
+        if row.best_by is not None and (ranked := parse_best_by(row.best_by).steps) is not None:
+            runs = [ranked] * row.best_of + [steps]
+        return row.num_segments * sum(run + (row.scheduler == "pndm") for run in runs)
 
     @property
     def unet_pictures(self) -> int:
@@ -270,7 +277,7 @@ def result_row(ending: Ending) -> ResultRow:
         seed=row.seed,
         model=row.model,
         model_revision=job.revision,
-        params=parameters(job),
+        params=parameters(job, report.get("candidates")),
         kl_achieved=tuple(kl) if kl else None,
         seconds_sample=report.get("seconds_sample"),
         seconds_temporal=report.get("seconds_temporal"),
@@ -285,10 +292,12 @@ def result_row(ending: Ending) -> ResultRow:
     )
 
 
-def parameters(job: Job) -> str:
+def parameters(job: Job, candidates: Sequence[Mapping[str, Any]] | None = None) -> str:
     """Everything that renders the clip again, as JSON: the row's resolved columns and the engine; as
-    `inputs` what its files and add-ons were, by content and revision."""
+    `inputs` what its files and add-ons were, by content and revision; and the candidates that it was
+    chosen from."""
     columns = {k: v for k, v in _columns(job.row).items() if k not in ("id", "prompt", "seed")}
     known = job.conditions.identity
     inputs = {"inputs": dict(known)} if known else {}
-    return json.dumps({**columns, **asdict(job.engine), **inputs}, ensure_ascii=False)
+    chosen = {"candidates": list(candidates)} if candidates else {}
+    return json.dumps({**columns, **asdict(job.engine), **inputs, **chosen}, ensure_ascii=False)

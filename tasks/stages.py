@@ -7,28 +7,16 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from manifests.links import check_own, is_own_file
-from manifests.storage import RunFolder, write_aside
-from tasks.disk import write_with_room
+from manifests.links import check_own
+from manifests.storage import RunFolder
+from tasks.best_of import sample_best
 from tasks.job import Job, parameters
-from tasks.out_of_memory import OFFLOAD, TILES, Fallbacks
+from tasks.out_of_memory import Fallbacks
+from tasks.sampling import Frames, decode_in_memory
 from tasks.warm import WarmModels
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import torch
-
-    from zs2.sampler import ZS2Sampler
-
-Frames = np.ndarray[Any, Any]
 
 # What makes the libraries quiet and private; set before they are imported.
 QUIET = {
@@ -40,192 +28,6 @@ QUIET = {
     "DIFFUSERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
 }
-
-
-class SamplingError(RuntimeError):
-    """A clip whose latents are unusable; the message says what to change."""
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """A clip before decoding.
-
-    Attributes:
-        kl: λ reached per frame pair.
-        reused: found on disk, left there by an earlier attempt; no UNet call was made.
-    """
-
-    latents: torch.Tensor
-    kl: list[float]
-    reused: bool
-
-
-def load_in_memory(models: WarmModels, fallbacks: Fallbacks, job: Job) -> None:
-    """Make the job's checkpoint warm, with what memory there is.
-
-    Raises:
-        ModelError: the weights cannot be loaded. OutOfMemory: they do not fit.
-    """
-    fallbacks.attempt(
-        job.signature, "load", lambda needed: models.sampler(job, offload=OFFLOAD in needed)
-    )
-
-
-def sample_in_memory(
-    models: WarmModels, fallbacks: Fallbacks, job: Job, latents_file: Path | None = None
-) -> tuple[Sampled, str | None]:
-    """As `sample`, with what memory there is; also what the ledger should know.
-
-    Raises:
-        OutOfMemory: the row does not fit, whatever was tried. Else as `sample`.
-    """
-
-    def work(needed: Sequence[str]) -> tuple[Sampled, str | None]:
-        sampler = models.sampler(job, offload=OFFLOAD in needed)
-        return sample(models, job, latents_file), truncation_note(sampler, job)
-
-    (sampled, truncated), needed = fallbacks.attempt(_shape(job), "sample", work)
-    return sampled, joined(truncated, _memory_note("sampled", needed))
-
-
-def decode_in_memory(
-    models: WarmModels, fallbacks: Fallbacks, job: Job, latents: torch.Tensor
-) -> tuple[Frames, str | None]:
-    """Latents to frames, with what memory there is; also what the ledger should know.
-
-    Raises:
-        OutOfMemory: a frame does not fit, whatever was tried.
-    """
-    from zs2.decoding import in_tiles
-
-    def work(needed: Sequence[str]) -> Frames:
-        sampler = models.sampler(job, offload=OFFLOAD in needed)
-        if TILES not in needed:
-            return sampler.decode(latents)
-        with in_tiles(sampler.pipe, latents):
-            return sampler.decode(latents)
-
-    frames, needed = fallbacks.attempt(_shape(job), "decode", work)
-    return frames, _memory_note("decoded", needed)
-
-
-def _shape(job: Job) -> tuple[object, ...]:
-    """What rows share that need the same memory."""
-    row = job.row
-    return (job.signature, row.height, row.width, row.segment_frames, job.is_guided)
-
-
-def _memory_note(done: str, needed: Sequence[str]) -> str | None:
-    if not needed:
-        return None
-    how = " and ".join({OFFLOAD: "with offload", TILES: "in tiles"}[name] for name in needed)
-    return f"{done} {how}: memory ran out without"
-
-
-def joined(*notes: str | None) -> str | None:
-    """Notes for the ledger as one; None where there are none."""
-    return "; ".join(note for note in notes if note) or None
-
-
-def sample(models: WarmModels, job: Job, latents_file: Path | None = None) -> Sampled:
-    """Sample the job's latents, or read them where an earlier attempt left them.
-
-    Raises:
-        ModelError: weights that cannot be loaded. ClipError: an unusable clip or picture.
-        PromptError: too long a prompt, with long_prompt `fail`.
-        SamplingError: NaN or infinite latents. DiskFullError: no room for them.
-    """
-    import torch
-
-    sampler = models.sampler(job)
-    found = read_latents(latents_file, job) if latents_file else None
-    if found is not None:
-        return found
-    row = job.row
-    clip = sampler(
-        [list(row.prompt)],
-        negative_prompt=row.negative_prompt or None,
-        seed=row.seed,
-        num_frames=row.num_frames,
-        segment_frames=row.segment_frames,
-        chain=row.chain,
-        noise=row.noise,
-        alpha=row.alpha,
-        kl_target=row.kl_target,
-        solver=row.solver,
-        noise_candidates=row.noise_candidates,
-        momentum=row.momentum,
-        height=row.height,
-        width=row.width,
-        num_inference_steps=row.num_inference_steps,
-        guidance_scale=row.guidance_scale,
-        scheduler=row.scheduler,
-        long_prompt=row.long_prompt,
-        output_type="latent",
-        **models.equip(job),
-    )[0]
-    latents = clip.latents.detach().to("cpu", torch.float32).contiguous()
-    if not torch.isfinite(latents).all():
-        remedy = (
-            "look to the weights, the LoRAs and control_scale, or lower guidance_scale"
-            if sampler.pipe.unet.dtype == torch.float32
-            else "lower guidance_scale, or use --dtype float32 or bfloat16"
-        )
-        raise SamplingError(f"expected finite latents, found NaN or infinity; {remedy}")
-    kl = [] if clip.trace is None else [float(value) for value in clip.trace.kl]
-    if latents_file:
-        write_with_room(latents_file.parent, partial(_write_latents, latents_file, latents, kl))
-    # Half-precision latents pass through float32 here as they do on disk: the same bytes both ways.
-    return Sampled(latents, kl, reused=False)
-
-
-def _write_latents(path: Path, latents: torch.Tensor, kl: list[float]) -> None:
-    from safetensors.torch import save_file
-
-    with write_aside(path) as aside:
-        save_file({"latents": latents}, aside, metadata={"kl": json.dumps(kl)})
-
-
-def read_latents(path: Path, job: Job) -> Sampled | None:
-    """What an earlier attempt left: finite latents of the job's own shape, or None."""
-    import torch
-    from safetensors import SafetensorError, safe_open
-
-    if not is_own_file(path):
-        return None
-    row, model = job.row, job.model
-    side = model.scale_factor
-    size = (row.height or model.height) // side, (row.width or model.width) // side
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if tuple(file.get_slice("latents").get_shape()) != (
-                *(row.num_frames, model.latent_channels),
-                *size,
-            ):
-                return None
-            latents, kl = file.get_tensor("latents"), json.loads(metadata["kl"])
-    except FileNotFoundError:
-        return None
-    except (SafetensorError, KeyError, ValueError, RecursionError):  # not what was written there
-        return None
-    is_sound = latents.dtype == torch.float32 and bool(torch.isfinite(latents).all())
-    is_sound &= isinstance(kl, list) and all(type(value) is float for value in kl)
-    return Sampled(latents, kl, reused=True) if is_sound else None
-
-
-def truncation_note(sampler: ZS2Sampler, job: Job) -> str | None:
-    """What to tell the ledger when a prompt is cut, longer than the text encoder reads."""
-    if job.row.long_prompt != "truncate":
-        return None
-    tokenizer = sampler.pipe.tokenizer
-    limit = tokenizer.model_max_length
-    notes: list[str] = []
-    for name, texts in (("prompt", job.row.prompt), ("negative_prompt", [job.row.negative_prompt])):
-        longest = max(len(tokenizer(text, truncation=False).input_ids) for text in texts)
-        if longest > limit:
-            notes.append(f"{name} truncated: {longest} tokens, the model reads {limit}")
-    return "; ".join(notes) or None
 
 
 def interpolate_frames(job: Job, frames: Frames) -> Frames:
@@ -273,9 +75,11 @@ def render_alone(models: WarmModels, job: Job, path: Path) -> dict[str, Any]:
     report: dict[str, Any] = {}
     started = time.monotonic()
     fallbacks = Fallbacks()
-    sampled, _ = sample_in_memory(models, fallbacks, job)
+    sampled, _ = sample_best(models, fallbacks, job)
     frames, _ = decode_in_memory(models, fallbacks, job, sampled.latents)
     report |= {"kl_achieved": sampled.kl, "seconds_sample": time.monotonic() - started}
+    if sampled.candidates:
+        report["candidates"] = sampled.candidates
     frames = upscale_frames(job, interpolate_frames(job, frames))
     return report | assemble_video(job, frames, path)
 

@@ -17,6 +17,7 @@ from tasks.job import Job, Signature
 from zs2.addons import AddOn
 
 if TYPE_CHECKING:
+    from zs2.clip_score import ClipScorer
     from zs2.control import DepthModel
     from zs2.sampler import ZS2Sampler
 
@@ -32,6 +33,7 @@ class WarmModels:
         self._is_offloaded = False
         self._controlnet: tuple[str, str] | None = None
         self._depth: tuple[AddOn, DepthModel] | None = None
+        self._scorer: ClipScorer | None = None
 
     def sampler(self, job: Job, *, offload: bool = False) -> ZS2Sampler:
         """The job's checkpoint as its signature says, without what `equip` adds.
@@ -85,6 +87,22 @@ class WarmModels:
         use_loras(sampler.pipe, conditions.loras)
         use_ip_adapter(sampler.pipe, conditions.ip_adapter, row.ip_adapter_scale or 0.0)
         return arguments
+
+    def scorer(self, job: Job) -> ClipScorer:
+        """The CLIP that ranks the job's candidates, where the job's checkpoint computes.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+        from zs2.clip_score import ClipScorer
+
+        info = job.conditions.scorer
+        assert info is not None, "a row with candidates has a scorer"
+        if self._scorer is None or self._scorer.info != info:
+            self._scorer = None
+            device = _device(self.sampler(job).pipe)
+            self._scorer = ClipScorer.from_pretrained(info, device=device)
+        return self._scorer
 
     def device_name(self, job: Job) -> str:
         """Where the job's checkpoint computes, for the ledger."""

@@ -144,15 +144,13 @@ def columns(as_json: bool, width: int) -> str:
 
 
 def _described(record: Mapping[str, str], width: int) -> list[str]:
-    missing = "" if record["built"] == "yes" else f"not yet: {record['built']}"
     head = f"{record['column']}: {record['type']}, default {record['default']}"
-    said = [record["meaning"], f"takes {record['expected']}", missing]
+    said = [record["meaning"], f"takes {record['expected']}"]
     return [
         *wrap(head, width, subsequent_indent="    "),
         *(
             line
             for text in said
-            if text
             for line in wrap(text, width, initial_indent="    ", subsequent_indent="    ")
         ),
     ]

@@ -31,7 +31,7 @@ from manifests.ledger import iter_results, known
 from manifests.read import open_manifest
 from manifests.run_file import read_json, write_json
 from manifests.storage import RunFolder
-from tasks import stages
+from tasks import sampling, stages
 from tasks.job import Ending, Job
 from tasks.plan import jobs_of
 from tasks.render import plan, publish_run
@@ -107,7 +107,7 @@ def render_here(manifest: Path, out: Path, models: WarmModels) -> None:
 def _render_row(models: WarmModels, job: Job, folder: RunFolder) -> Ending:
     """All stages of a row, as the actors do them."""
     started = datetime.now(UTC)
-    sampled = stages.sample(models, job, folder.latents_path(job.sample_digest))
+    sampled = sampling.sample(models, job, folder.latents_path(job.sample_digest))
     frames = models.sampler(job).decode(sampled.latents)
     path = stages.output_path(folder, job)
     report = stages.assemble_video(job, frames, path)

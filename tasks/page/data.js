@@ -163,7 +163,7 @@ const jsonOf = (value) => (typeof value === "string" ? value : JSON.stringify(va
 
 // Names of files beside the manifest: only there do they mean the same.
 const INPUTS = ["control_video", "source_video", "ip_adapter_image"];
-const ENGINE = ["dtype", "safety_checker", "inputs"]; // in params, but no columns
+const ENGINE = ["dtype", "safety_checker", "inputs", "candidates"]; // in params, but no columns
 
 function promptsOf(row, params) {
   const lines = row.prompt.split("\n");

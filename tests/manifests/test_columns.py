@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from manifests.columns import COLUMNS, WHERE_USED, column_records, is_id, meant, nearest
-from manifests.kinds import KindError
 
 # fmt: off
 PUBLIC = [
@@ -18,8 +17,6 @@ PUBLIC = [
     "codec", "quality",
 ]
 # fmt: on
-
-UNBUILT = {"best_of": 4, "best_by": "clip"}
 
 
 def test_the_columns_are_the_public_ones_in_their_order():
@@ -36,8 +33,8 @@ def test_every_built_in_default_is_a_value_that_its_column_takes():
         assert COLUMNS[name].kind.parse(default) == default and COLUMNS[name].default is None
 
 
-def test_the_printed_table_has_a_line_for_each_column_and_says_what_is_not_built():
-    """`zs2 manifest columns` shows name, type, default and meaning, and whether it is built."""
+def test_the_printed_table_has_a_line_for_each_column():
+    """`zs2 manifest columns` shows name, type, default and meaning."""
     records = {record["column"]: record for record in column_records()}
     assert list(records) == [*PUBLIC, "meta_*"]
     assert all(isinstance(value, str) and value for r in records.values() for value in r.values())
@@ -46,21 +43,7 @@ def test_the_printed_table_has_a_line_for_each_column_and_says_what_is_not_built
     assert records["segment_frames"]["default"] == "min(8, num_frames)"
     assert records["canny_high"]["default"] == "200 (with control canny)"
     assert records["canny_high"]["type"] == "int32" and records["control_scale"]["type"] == "float"
-    assert {name for name, r in records.items() if r["built"] != "yes"} == set(UNBUILT)
-
-
-@pytest.mark.parametrize("name", UNBUILT)
-def test_a_column_whose_capability_is_not_built_is_refused_plainly(name: str):
-    """Never ignored: any value but a harmless one is an error that says why."""
-    with pytest.raises(KindError, match="not built yet"):
-        COLUMNS[name].kind.parse(UNBUILT[name])
-
-
-def test_harmless_values_of_unbuilt_columns_pass():
-    """One candidate is what happens anyway."""
-    assert COLUMNS["best_of"].kind.parse(1) == 1
-    with pytest.raises(KindError):
-        COLUMNS["best_of"].kind.parse(True)
+    assert records["best_by"]["default"] == "clip_score (with best_of above 1)"
 
 
 @pytest.mark.parametrize(

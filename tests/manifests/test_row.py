@@ -188,7 +188,11 @@ BAD = [
     ({"ip_adapter": "a/b/c.safetensors"}, "ip_adapter_image"),
     ({"ip_adapter_image": "a.png"}, "ip_adapter"),
     ({"ip_adapter_scale": 0.5}, "ip_adapter_scale"),
-    ({"best_of": 2}, "best_of"),
+    ({"best_of": 0}, "best_of"),
+    ({"best_of": 65}, "best_of"),
+    ({"best_by": "clip_score"}, "best_by"),
+    ({"best_of": 4, "best_by": "clip"}, "best_by"),
+    ({"best_of": 4, "best_by": "frame_consistency", "num_frames": 1}, "best_by"),
     ({"fps": 0}, "fps"),
     ({"fps": 241}, "fps"),
     ({"temporal_scale": 3}, "temporal_scale"),
@@ -253,6 +257,12 @@ def test_all_faults_of_a_row_are_told_at_once():
         ({"height": 8192, "width": 8}, "height", 8192),
         ({"meta_tags": ["a", 1]}, "meta", {"meta_tags": ["a", 1]}),
         ({"best_of": 1}, "best_of", 1),
+        ({"best_of": 4}, "best_by", "clip_score"),
+        (
+            {"best_of": 4, "best_by": " 1.0*clip_score  -100*warp_error in 8 steps"},
+            "best_by",
+            "clip_score - 100*warp_error in 8 steps",
+        ),
     ],
 )
 def test_good_values_and_what_follows_from_them(values: dict[str, Any], column: str, parsed: Any):
@@ -336,7 +346,7 @@ def test_settings_are_parsed_by_their_columns_type(pair: str, column: str, parse
         ("prompt=x", "belongs to the rows"),
         ("meta_x=1", "belongs to the rows"),
         ("codec=h265", "not built yet"),
-        ("best_of=2", "not built yet"),
+        ("best_by=beauty", "no score is called `beauty`"),
         ("control=edge", "`canny`, `depth`, `pose` or `depth:NAME`"),
     ],
 )

@@ -45,6 +45,8 @@ SAMPLED: dict[str, dict[str, Any]] = {
     "noise_candidates": {"noise_candidates": 2},
     "momentum": {"momentum": 0.5},
     "long_prompt": {"long_prompt": "chunk"},
+    "best_of": {"best_of": 2},
+    "best_by": {"best_of": 2, "best_by": "sharpness"},
 }
 POST: dict[str, dict[str, Any]] = {
     "fps": {"fps": 12},
@@ -55,7 +57,7 @@ POST: dict[str, dict[str, Any]] = {
 }
 # Columns with one value so far, or that tell rows apart without changing what is rendered. What
 # names clips and add-ons is tested with the catalogue that finds them.
-NEITHER = {"id", "meta", "model", "speed", "best_of", "temporal_sr", "spatial_sr"}
+NEITHER = {"id", "meta", "model", "speed", "temporal_sr", "spatial_sr"}
 
 # Of the bundled demo's rows, with a fixed model: sample digest, digest. They may not change while
 # RECIPE is the same: users' finished videos are found by them.

@@ -14,7 +14,7 @@ import torch
 
 from manifests.row import parse_row
 from manifests.storage import RunFolder
-from tasks import out_of_memory, stages
+from tasks import out_of_memory, sampling
 from tasks.actors import SamplerActor, StageFailure
 from tasks.catalogue import Catalogue
 from tasks.job import Engine, Job, resolve
@@ -113,7 +113,7 @@ def test_a_frame_that_does_not_fit_is_decoded_in_tiles(
     sampler = models.sampler(job)
     vae = sampler.pipe.vae
     before = (vae.use_tiling, vae.tile_latent_min_size, vae.tile_sample_min_size)
-    latents = stages.sample(models, job).latents
+    latents = sampling.sample(models, job).latents
     whole = sampler.decode(latents)
     asked: list[tuple[int, ...]] = []
     decoder = vae.decoder.forward
@@ -125,15 +125,15 @@ def test_a_frame_that_does_not_fit_is_decoded_in_tiles(
         return decoder(z, *rest)
 
     monkeypatch.setattr(vae.decoder, "forward", forward)
-    frames, note = stages.decode_in_memory(models, fallbacks, job, latents)
+    frames, note = sampling.decode_in_memory(models, fallbacks, job, latents)
     assert frames.shape == whole.shape and note == "decoded in tiles: memory ran out without"
     assert np.abs(frames.astype(int) - whole).mean() < 8
     assert (vae.use_tiling, vae.tile_latent_min_size, vae.tile_sample_min_size) == before
     asked.clear()
-    again, _ = stages.decode_in_memory(models, fallbacks, job, latents)
+    again, _ = sampling.decode_in_memory(models, fallbacks, job, latents)
     assert (again == frames).all()
     assert max(max(sides) for sides in asked) <= latents.shape[-1] // 2
-    _, note = stages.decode_in_memory(models, fallbacks, small, latents[..., :16, :16])
+    _, note = sampling.decode_in_memory(models, fallbacks, small, latents[..., :16, :16])
     assert note is None
 
 
@@ -144,20 +144,20 @@ def test_offloading_changes_no_byte(tiny_job: TinyJob, monkeypatch: pytest.Monke
     monkeypatch.setattr(out_of_memory, "fallbacks_of", lambda stage: ("offload",))
     models, fallbacks = WarmModels(), Fallbacks()
     job = tiny_job()
-    expected = stages.sample(models, job).latents
+    expected = sampling.sample(models, job).latents
     pipe = models.sampler(job).pipe
-    sample = stages.sample
+    sample = sampling.sample
 
-    def short_of_memory(*arguments: Any) -> stages.Sampled:
+    def short_of_memory(*arguments: Any) -> sampling.Sampled:
         if not hasattr(pipe.text_encoder, "_hf_hook"):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB")
         return sample(*arguments)
 
-    monkeypatch.setattr(stages, "sample", short_of_memory)
-    sampled, note = stages.sample_in_memory(models, fallbacks, job)
+    monkeypatch.setattr(sampling, "sample", short_of_memory)
+    sampled, note = sampling.sample_in_memory(models, fallbacks, job)
     assert torch.equal(sampled.latents, expected)
     assert note == "sampled with offload: memory ran out without"
-    frames, _ = stages.decode_in_memory(models, fallbacks, job, sampled.latents)
+    frames, _ = sampling.decode_in_memory(models, fallbacks, job, sampled.latents)
     assert len(frames) == 4
     fresh = WarmModels().sampler(job, offload=True).pipe
     assert hasattr(fresh.unet, "_hf_hook")
@@ -168,16 +168,16 @@ class Unlucky(SamplerActor):
 
     def __init__(self, root: str) -> None:
         super().__init__(root, 1)
-        sample = stages.sample
+        sample = sampling.sample
 
-        def faulty(models: WarmModels, job: Job, *rest: Any) -> stages.Sampled:
+        def faulty(models: WarmModels, job: Job, *rest: Any) -> sampling.Sampled:
             if job.row.id == "memory":
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
             if job.row.id == "poison":
                 raise torch.AcceleratorError("CUDA error: device-side assert triggered")
             return sample(models, job, *rest)
 
-        stages.sample = faulty
+        sampling.sample = faulty
 
 
 # Ray's workers do not import test modules.

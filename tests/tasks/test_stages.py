@@ -14,7 +14,7 @@ import torch
 
 from manifests.row import parse_row
 from manifests.storage import RunFolder
-from tasks import stages
+from tasks import sampling, stages
 from tasks.assemble import decode
 from tasks.catalogue import Catalogue
 from tasks.job import Engine, Job, resolve
@@ -68,10 +68,10 @@ def test_latents_on_disk_are_not_sampled_again(
     latents, λ and frames to the last bit; the first attempt made as many calls as the job says."""
     job, path = tiny_job(solver="exact"), tmp_path / "latents" / "x.safetensors"
     with counted(sampler) as calls:
-        first = stages.sample(models, job, path)
+        first = sampling.sample(models, job, path)
     assert len(calls) == job.unet_calls and sum(calls) == job.unet_pictures
     with counted(sampler) as calls:
-        again = stages.sample(models, job, path)
+        again = sampling.sample(models, job, path)
     assert calls == [] and (first.reused, again.reused) == (False, True)
     assert torch.equal(first.latents, again.latents) and first.kl == again.kl
     assert first.kl == pytest.approx([0.01] * 3, rel=1e-3)
@@ -84,7 +84,7 @@ def test_half_precision_latents_are_the_same_from_disk(tiny_job: TinyJob, tmp_pa
     job = tiny_job()
     job = resolve(job.row, 0, job.model, job.revision, Engine("bfloat16"))
     models = WarmModels()
-    first, again = (stages.sample(models, job, tmp_path / "x.safetensors") for _ in range(2))
+    first, again = (sampling.sample(models, job, tmp_path / "x.safetensors") for _ in range(2))
     half = models.sampler(job)
     assert again.reused and first.latents.dtype == again.latents.dtype == torch.float32
     assert np.array_equal(half.decode(first.latents), half.decode(again.latents))
@@ -96,11 +96,11 @@ def test_damaged_latents_are_sampled_again(
 ):
     """A latents file that cannot be read costs its row a sampling, not the row: it is replaced."""
     job, path = tiny_job(), tmp_path / "x.safetensors"
-    first = stages.sample(models, job, path)
+    first = sampling.sample(models, job, path)
     path.write_bytes(path.read_bytes()[:-100] if content is None else content)
-    again = stages.sample(models, job, path)
+    again = sampling.sample(models, job, path)
     assert not again.reused and torch.equal(first.latents, again.latents)
-    assert stages.sample(models, job, path).reused
+    assert sampling.sample(models, job, path).reused
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,8 @@ def test_nan_latents_are_an_error(
     broken = WarmModels()
     with torch.no_grad():
         broken.sampler(job).pipe.to(dtype).unet.conv_out.bias.fill_(float("nan"))
-    with pytest.raises(stages.SamplingError, match=f"found NaN or infinity; {remedy}$"):
-        stages.sample(broken, job, path)
+    with pytest.raises(sampling.SamplingError, match=f"found NaN or infinity; {remedy}$"):
+        sampling.sample(broken, job, path)
     assert not path.exists()
 
 
@@ -132,14 +132,14 @@ def test_truncation_note(sampler: ZS2Sampler, tiny_job: TinyJob):
     storyboard the longest counts; one that just fits is not noted."""
     limit = sampler.pipe.tokenizer.model_max_length  # begin and end included; a letter is a token
     fits, long = "a " * (limit - 2), "a " * (limit + 3)
-    assert stages.truncation_note(sampler, tiny_job(prompt=fits)) is None
+    assert sampling.truncation_note(sampler, tiny_job(prompt=fits)) is None
     note = f"prompt truncated: {limit + 5} tokens, the model reads {limit}"
-    assert stages.truncation_note(sampler, tiny_job(prompt=long)) == note
-    assert stages.truncation_note(sampler, tiny_job(prompt=["a", long])) == note
+    assert sampling.truncation_note(sampler, tiny_job(prompt=long)) == note
+    assert sampling.truncation_note(sampler, tiny_job(prompt=["a", long])) == note
     for other in ("chunk", "fail"):
-        assert stages.truncation_note(sampler, tiny_job(prompt=long, long_prompt=other)) is None
+        assert sampling.truncation_note(sampler, tiny_job(prompt=long, long_prompt=other)) is None
     negative = tiny_job(prompt=fits, negative_prompt=long)
-    assert stages.truncation_note(sampler, negative) == f"negative_{note}"
+    assert sampling.truncation_note(sampler, negative) == f"negative_{note}"
 
 
 def test_post_processing(tiny_job: TinyJob):

@@ -14,7 +14,7 @@ from PIL import Image
 from manifests.object_store import ObjectStore
 from manifests.row import parse_row
 from manifests.stored_inputs import find_clip
-from tasks import stages
+from tasks import sampling
 from tasks.catalogue import Catalogue
 from tasks.clips import ClipError, read_clip
 from tasks.job import Engine, Job
@@ -72,7 +72,7 @@ def adapter(folder: Path, **columns: Any) -> dict[str, Any]:
 
 
 def latents(models: WarmModels, job: Job) -> torch.Tensor:
-    return stages.sample(models, job).latents
+    return sampling.sample(models, job).latents
 
 
 def test_the_pipeline_is_as_the_signature_says(job: MakeJob):
