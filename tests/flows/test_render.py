@@ -169,7 +169,7 @@ def test_the_tree(run: Run) -> None:
     assert list((run.out / "latents").iterdir()) == []
     assert {path.name for path in run.out.iterdir()} == {
         *("videos", "previews", "latents", "logs", "results", "run.lock"),
-        *("run.json", "summary.json", "metadata.parquet", "index.html"),
+        *("run.json", "summary.json", "metadata.parquet", "index.html", "throughput.svg"),
     }
 
 
