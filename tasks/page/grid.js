@@ -133,8 +133,8 @@ function sortedBy(row) {
   const { label, of } = sortings().get(state.sort) ?? {};
   if (!of) return undefined;
   const pair = state.sort === "frame_consistency" && "dynamic_degree" in row.scores
-    ? `, dynamic ${figure(row.scores.dynamic_degree)}` : "";
-  return `${label.replace("frame ", "")} ${figure(of(row))}${pair}`;
+    ? `, ${figure(row.scores.dynamic_degree)} dynamic` : "";
+  return `${figure(of(row))} ${label.replace("frame ", "")}${pair}`; // figures are seen on narrow cards, too
 }
 
 // Draw again after the rows, the filters or the order have changed.

@@ -130,7 +130,7 @@ def test_consistency_is_never_alone(out: Path, open_page: OpenPage):
     """Sorted by consistency, cards say how much moves as well; so does the list of scores."""
     page = open_page(out, "#sort=-frame_consistency")
     facts = page.locator('[data-id="clip-h264"] .facts').inner_text()
-    assert facts.startswith("consistency 99.0, dynamic 0.0")
+    assert facts.startswith("99.0 consistency, 0.00")
     page.locator('[data-id="clip-gif"]').click()
     assert page.locator("#detail .scores dt").all_inner_texts() == [
         *("clip score", "frame consistency", "dynamic degree"),
