@@ -1,23 +1,26 @@
 """Measure the small CLIP: does it find the caption of a picture, drawn or generated?
 
-    python -m infra.mini.evaluate_clip zs2/mini/zs2-mini-clip --clips 64
+    python -m infra.mini.evaluate_clip zs2/mini/zs2-mini-clip --clips comparison
 
 Held-out scenes, which no training stage has seen, each with the plain caption that prompts look
 like and with one by the grammar (synonyms, sizes, word orders). A picture counts as right where its
 best caption among 100 is its own, or one that means the same: the same thing, colour, place and
-time, whatever it says of size and position. Generated clips: zs2-mini's own for held-out prompts;
-each has its own prompt against all the others', by the score that `zs2 eval` gives.
+time, whatever it says of size and position. Generated clips: those of ZS² in a folder that `zs2
+compare` has made; each has its own prompt against all the others', by the score that `zs2 eval` gives.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
-from infra.mini.captions import caption, plain_caption
+from infra.mini.captions import COLOUR_WORDS, PLACE_WORDS, THING_WORDS, caption, plain_caption
 from infra.mini.data import TEST_SEED, scene_list
-from infra.mini.scenes import Scene, draw
+from infra.mini.scenes import COLOURS, Scene, draw
+from tasks.assemble import decode
 from zs2.clip_score import ClipScorer
 
 AMONG = 100
@@ -51,53 +54,52 @@ def retrieval(scorer: ClipScorer, plain: bool) -> tuple[float, float]:
     return float(np.mean(by_picture)), float(np.mean(by_caption))
 
 
-def of_clips(scorer: ClipScorer, model: str, count: int, frames: int) -> None:
-    """Sample clips for held-out prompts and print whether their own prompt scores best."""
-    from infra.mini import checker
-    from zs2 import ZS2Sampler
+def meaning_of(text: str) -> tuple[str | None, ...]:
+    """Return what a caption of the grammar says of thing, colour, place and time."""
+    words = set(text.replace(",", "").split())
+    named = [
+        next((name for name, synonyms in table.items() if words & set(synonyms)), None)
+        for table in (THING_WORDS, {c: (c,) for c in COLOURS} | COLOUR_WORDS, PLACE_WORDS)
+    ]
+    return (*named, "night" if "night" in words else "day")
 
-    scenes = scene_list(TEST_SEED, count, start=50_000)
-    texts = [plain_caption(scene) for scene in scenes]
+
+def of_clips(scorer: ClipScorer, folder: Path, method: str) -> None:
+    """Print whether the clips of one method of a comparison score best with their own prompts."""
+    rows = pq.read_table(folder / "scores.parquet").to_pylist()
+    rows = [row for row in rows if row["method"] == method]
+    different = {row["prompt"]: row for row in rows}  # one clip a prompt
+    texts = list(different)
     embedded = scorer.text_embeddings(texts)
-    sampler = ZS2Sampler.from_pretrained(model)
-    sampler.pipe.set_progress_bar_config(disable=True)
-    rows: list[np.ndarray] = []
-    recognised: list[bool] = []
-    for number, (scene, text) in enumerate(zip(scenes, texts, strict=True)):
-        clip = sampler(text, seed=number, num_frames=frames)
-        assert clip.frames is not None
+    scores: list[np.ndarray] = []
+    for row in different.values():
+        frames, _ = decode(folder / row["file_name"])
         # clip_score of the clip with every prompt at once
-        cosines = scorer.image_embeddings(clip.frames) @ embedded.T
-        rows.append(100 * np.maximum(cosines, 0).mean(0))
-        found = checker.right(checker.trained(), clip.frames[:1], [scene])
-        recognised.append(all(bool(hits[0]) for hits in found.values()))
-    scores, good = np.stack(rows), np.array(recognised)
-    hits = right(scores, scenes)
-    own = float(np.diag(scores).mean())
-    others = float((scores.sum() - np.diag(scores).sum()) / (count * (count - 1)))
-    print(
-        f"{count} generated clips of {frames} frames, own prompt best among {count}: {hits.mean():.1%}"
-    )
-    print(
-        f"  of the {good.sum()} whose first frame the checker recognises: {hits[good].mean():.1%}"
-    )
+        scores.append(100 * np.maximum(scorer.image_embeddings(frames) @ embedded.T, 0).mean(0))
+    table, count = np.stack(scores), len(texts)
+    meanings = [meaning_of(each) for each in texts]
+    hits = [
+        meanings[best] == wanted for best, wanted in zip(table.argmax(1), meanings, strict=True)
+    ]
+    own = float(np.diag(table).mean())
+    others = float((table.sum() - np.diag(table).sum()) / (count * (count - 1)))
+    print(f"{count} clips by {method}, own prompt best among {count}: {np.mean(hits):.1%}")
     print(f"  CLIP score with the own prompt {own:.1f}, with the others' {others:.1f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scorer", help="a CLIP's folder, hub id or bundled name")
-    parser.add_argument("--clips", type=int, default=64)
-    parser.add_argument("--frames", type=int, default=4)
-    parser.add_argument("--model", default="zs2-mini")
+    parser.add_argument("--clips", type=Path, help="a folder that `zs2 compare` has made")
+    parser.add_argument("--methods", default="zs2,ddim,text2video-zero")
     arguments = parser.parse_args()
     scorer = ClipScorer.from_pretrained(arguments.scorer)
     print(f"{scorer.info.identity}: {ROUNDS * AMONG:,} held-out scenes, among {AMONG} captions")
     for name, plain in (("plain captions", True), ("captions by the grammar", False)):
         picture, text = retrieval(scorer, plain)
         print(f"  {name}: picture to caption {picture:.1%}, caption to picture {text:.1%}")
-    if arguments.clips:
-        of_clips(scorer, arguments.model, arguments.clips, arguments.frames)
+    for method in arguments.methods.split(",") if arguments.clips else ():
+        of_clips(scorer, arguments.clips, method)
 
 
 if __name__ == "__main__":

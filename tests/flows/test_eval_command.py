@@ -33,6 +33,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.clip(tmp_path_factory.mktemp("scorer") / "tiny-clip")
 
 
+@pytest.mark.slow
 def test_a_broken_video_is_named_and_exits_3(tmp_path: Path, clip: Path):
     """Standard output is one JSON object with the means of the clips that could be scored; standard
     error names the one that could not, and no traceback."""
@@ -98,6 +99,7 @@ def uploaded(folder: RunFolder, url: str) -> str:
     return url
 
 
+@pytest.mark.slow
 def test_clips_on_a_store_are_scored_there(
     bucket: str, tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ):

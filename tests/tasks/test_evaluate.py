@@ -198,6 +198,7 @@ def test_a_clip_that_kills_its_process_costs_itself_alone(tmp_path: Path, clip: 
     assert outcomes == {name: f"lived {name}" for name in names if name != "gif"}
 
 
+@pytest.mark.slow
 def test_embeddings_of_clips(scored: tuple[RunFolder, dict[str, Any]], clip: str):
     """The mean of the frames' embeddings, of unit length."""
     folder, _ = scored
