@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_OUT ?= renders/demo
+# Tests that two cores can share: they start neither Ray nor Prefect.
+SHARED := tests/zs2 tests/manifests
 
 .PHONY: help demo setup test test-slow chaos check format clean mini
 
@@ -28,8 +30,8 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $(VENV)/.runtime $@
 
 test: $(VENV)/.dev ## the tests, about ten minutes on two cores
-	$(BIN)/python -m pytest -q -m "not slow" tests/zs2 --numprocesses 2 --dist loadfile
-	$(BIN)/python -m pytest -q -m "not slow" --ignore tests/zs2
+	$(BIN)/python -m pytest -q -m "not slow" $(SHARED) --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -q -m "not slow" $(addprefix --ignore ,$(SHARED))
 
 test-slow: $(VENV)/.dev ## the longer proofs
 	$(BIN)/python -m pytest -q -m "slow and not soak"

@@ -34,7 +34,7 @@ intervals over prompts; the gain is against the first candidate alone, p of a pa
 {table}
 """
 COUNTS = (1, 2, 4)
-RANKING_STEPS = (4, 8)
+RANKING_STEPS = (8,)
 FRAMES = 8
 KL_TARGET = 0.05
 
