@@ -227,7 +227,7 @@ _STYLE = """
 :root{color-scheme:light dark;--line:#8884;--bar:#3b82c4}
 body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem;border-bottom:1px solid var(--line)}
-table{border-collapse:collapse;display:block;overflow-x:auto}
+table{border-collapse:collapse;display:block;overflow-x:auto;margin-bottom:1.2rem}
 th,td{text-align:left;padding:.2rem .9rem .2rem 0;vertical-align:top}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 .bar{background:var(--bar);height:.7rem;min-width:1px;border-radius:2px}
