@@ -74,7 +74,9 @@ def bootstrap_interval(
     means = np.concatenate(
         [spread[rng.integers(n, size=(rows, n))].mean(1) for rows in _chunks(resamples, n)]
     )
-    below = ((means < 0).sum() + (means == 0).sum() / 2) / resamples
+    rounding = 1e-12 * float(np.abs(spread).max())  # of few values many means are the mean itself
+    ties = np.abs(means) <= rounding
+    below = ((means < -rounding).sum() + ties.sum() / 2) / resamples
     bias = _NORMAL.inv_cdf(min(max(float(below), 0.5 / resamples), 1 - 0.5 / resamples))
     acceleration = float((spread**3).sum()) / (6 * squares**1.5)
     ends: list[float] = []

@@ -65,6 +65,14 @@ def test_nothing_is_claimed_of_no_value_or_of_one():
     assert math.isnan(paired_test([], []).p)
 
 
+@pytest.mark.parametrize("values", [[0.1, 0.7], [83.1, 85.7], [1 / 3, 2 / 7]])
+def test_two_values_bound_their_own_interval(values: list[float]):
+    """All that two values say is what lies between them: rounding, by which a resampled mean misses the
+    mean that it is, moves no end."""
+    found = bootstrap_interval(values)
+    assert (found.low, found.high) == pytest.approx((min(values), max(values)))
+
+
 def test_equal_values_have_no_width():
     """0.1 five times is exactly 0.1, with rounding of no sum in it."""
     assert bootstrap_interval([0.1] * 5) == Interval(0.1, 0.1, 0.1, 5)
