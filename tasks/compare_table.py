@@ -241,8 +241,9 @@ def p_text(p: float) -> str:
 
 
 def _digits(mean: float, low: float, high: float) -> int:
-    """Decimals that show the interval's width in two figures, or the mean in three."""
+    """Decimals that show the interval's width in two figures, or the mean in three; six in all."""
     scale = (high - low) / 2 if high > low else abs(mean) / 10
     if not scale or math.isnan(scale):
         return 2
-    return min(6, max(0, 1 - math.floor(math.log10(scale))))
+    most = 5 - math.floor(math.log10(abs(mean))) if mean else 6
+    return max(0, min(6, most, 1 - math.floor(math.log10(scale))))

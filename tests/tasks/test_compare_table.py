@@ -131,6 +131,9 @@ def test_figures_have_the_digits_that_their_intervals_allow():
     assert interval_text(Interval(25.1234, 24.9, 25.4, 9)) == "25.12 [24.90, 25.40]"
     assert interval_text(Interval(0.00312, 0.0029, 0.0034, 9)) == "0.00312 [0.00290, 0.00340]"
     assert interval_text(Interval(512.3, 480.0, 540.0, 9)) == "512 [480, 540]"
+    assert (
+        interval_text(Interval(100.0000006, 100.0, 100.0000012, 9)) == "100.000 [100.000, 100.000]"
+    )
     assert interval_text(Interval(1.5, 1.0, 2.0, 9), signed=True) == "+1.50 [+1.00, +2.00]"
     assert interval_text(Interval(7.0, math.nan, math.nan, 1)) == "7.00"
     assert interval_text(Interval(math.nan, math.nan, math.nan, 0)) == "–"
