@@ -29,7 +29,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(VENV)/.runtime $@
 
-test: $(VENV)/.dev ## the tests, about ten minutes on two cores
+test: $(VENV)/.dev ## the tests, a quarter of an hour on two cores
 	$(BIN)/python -m pytest -q -m "not slow" $(SHARED) --numprocesses 2 --dist loadfile
 	$(BIN)/python -m pytest -q -m "not slow" $(addprefix --ignore ,$(SHARED))
 
