@@ -35,6 +35,7 @@ SCORES_SCHEMA: pa.Schema = pa.schema(
         ("digest", pa.string()),
         ("scorer", pa.string()),
         *((name, pa.float64()) for name in SCORE_NAMES),
+        ("truncated", pa.bool_()),
     ]
 )
 BATCH_ROWS = 8192
@@ -44,12 +45,13 @@ _log = logging.getLogger(__name__)
 
 class ScoreRow(NamedTuple):
     """The scores of one clip. `values` has each of SCORE_NAMES; NaN where there is none, as the
-    consistency of a single frame."""
+    consistency of a single frame. `truncated`: the scorer has not read the prompt to its end."""
 
     id: str
     digest: str
     scorer: str
     values: Mapping[str, float]
+    truncated: bool = False
 
 
 class Scores(Mapping[str, dict[str, float]]):
@@ -137,6 +139,7 @@ class ScoreJournal:
         assert self._file is not None
         values = {n: v for n, v in row.values.items() if not math.isnan(v)}
         record = {"id": row.id, "digest": row.digest, "scorer": row.scorer, **values}
+        record |= {"truncated": True} if row.truncated else {}
         self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
         self._file.flush()
 
@@ -205,6 +208,7 @@ def _batch(rows: list[ScoreRow]) -> pa.RecordBatch:
     for name in SCORE_NAMES:
         values = [row.values.get(name, math.nan) for row in rows]
         columns[name] = [None if math.isnan(value) else value for value in values]
+    columns["truncated"] = [row.truncated for row in rows]
     return pa.RecordBatch.from_pydict(columns, schema=SCORES_SCHEMA)
 
 
@@ -245,7 +249,8 @@ def _row(record: dict[str, Any]) -> ScoreRow | None:
         return None
     values = [_number(value) for value in found]
     row_id, digest, scorer = map(str, texts)
-    return ScoreRow(row_id, digest, scorer, dict(zip(SCORE_NAMES, values, strict=True)))
+    scores: dict[str, float] = dict(zip(SCORE_NAMES, values, strict=True))
+    return ScoreRow(row_id, digest, scorer, scores, record.get("truncated") is True)
 
 
 def _number(value: float | None) -> float:

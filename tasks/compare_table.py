@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tasks.methods import BASELINE, Method
-from zs2.statistics import Interval, Paired, bootstrap_interval, holm, paired_test
+from zs2.statistics import FEW, Interval, Paired, bootstrap_interval, holm, paired_test
 
 LEVEL = 0.95
 SIGNIFICANT = 1 - LEVEL
@@ -203,6 +203,11 @@ def notes(table: Table) -> list[str]:
         "- A clip that stands still has the best consistency, warp error and flicker there are: read "
         "them beside the dynamic degree, never alone.",
     ]
+    if any(0 < cell.interval.n < FEW for cell in table.cells.values()):
+        how.append(
+            f"- Fewer than {FEW} prompts: an interval is then little more than the values' own range, and "
+            "no p can be small. Give more prompts before anything is concluded."
+        )
     return [*about, *how]
 
 

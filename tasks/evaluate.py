@@ -22,6 +22,7 @@ from manifests.scores import (
     ScoreJournal,
     ScoreRow,
     Scores,
+    iter_scores,
     read_scores,
     scores_file,
 )
@@ -152,7 +153,7 @@ class Evaluation:
         scorer: its identity (name@revision).
         ok: finished clips of the run. scored: of them, now. had: scored before.
         failed: id → why a clip could not be scored.
-        truncated: clips scored now whose prompt is longer than the scorer reads.
+        truncated: clips, of both, whose prompt is longer than the scorer reads.
     """
 
     scorer: str
@@ -213,6 +214,9 @@ def evaluate(
                     _score_all(folder, pool, before, done, on_clip)
         finally:  # an interrupted evaluation leaves what it has, too
             publish_scores(folder)
+        done.truncated = sum(
+            row.truncated for row in iter_scores(folder.root) if row.scorer == done.scorer
+        )
     return done
 
 
@@ -228,9 +232,9 @@ def _score_all(
             if isinstance(answer, str):
                 done.failed[clip.id] = answer
             else:
-                journal.append(ScoreRow(clip.id, clip.digest, done.scorer, answer.values))
+                told = (answer.values, answer.is_truncated)
+                journal.append(ScoreRow(clip.id, clip.digest, done.scorer, *told))
                 done.scored += 1
-                done.truncated += answer.is_truncated
             on_clip(done)
 
 

@@ -18,7 +18,7 @@ from manifests.ledger import ledger_batches
 from manifests.result import RESULT_COLUMNS
 from manifests.scores import SCORE_NAMES, read_scores
 from tasks.evaluate import SCORES, Score
-from zs2.statistics import Interval, bootstrap_interval
+from zs2.statistics import FEW, Interval, bootstrap_interval
 
 ALL = "all clips"
 MOST_GROUPS = 100
@@ -191,7 +191,7 @@ def text(
             better = f"{score.unit}, {score.better}" if score.better else score.unit
             lines.append(f"  {score.label:18}{mean:>10}   {ends:22}  {better}")
         blocks.append("\n".join(lines))
-    return "\n\n".join([*blocks, NOTE]) if blocks else "no scores"
+    return "\n\n".join([*blocks, *_notes(summaries)]) if blocks else "no scores"
 
 
 def markdown(
@@ -205,7 +205,7 @@ def markdown(
         cells = [" ".join(told(summary.scores[score.name])) for score in shown]
         group = summary.group.replace("|", "\\|")
         lines.append(f"| {group} | {summary.clips} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", NOTE])
+    return "\n".join([*lines, "", " ".join(_notes(summaries))])
 
 
 def told(interval: Interval) -> tuple[str, str]:
@@ -235,3 +235,10 @@ def as_json(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
         }
         for summary in summaries
     ]
+
+
+def _notes(summaries: Sequence[Summary]) -> list[str]:
+    if all(summary.prompts in (0, 1) or summary.prompts >= FEW for summary in summaries):
+        return [NOTE]
+    few = f"With fewer than {FEW} prompts an interval is little more than the values' own range."
+    return [NOTE, few]

@@ -17,6 +17,7 @@ from jaxtyping import Float
 CHUNK = 2**20  # numbers drawn at a time, so that memory does not grow with resamples × values
 EXACT_PAIRS = 16  # all 2^n signs up to here: 65,536 sums
 RESAMPLES, FLIPS = 10_000, 100_000
+FEW = 8  # with fewer values an interval is little more than their range
 _NORMAL = NormalDist()
 
 

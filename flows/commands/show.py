@@ -49,14 +49,21 @@ def show(clip: str, row_id: str | None = None) -> dict[str, Any]:
 
 
 def _shown_row(out: str, is_meant: Any, ids: set[str], what: str) -> dict[str, Any]:
-    with RunFolder(out).view() as folder:
+    run_folder = RunFolder(out)
+    if not run_folder.exists(run_folder.run_file):
+        raise UsageError(f"{out}: expected the folder of a run, found no run.json")
+    with run_folder.view() as folder:
         found = [row for row in iter_results(folder.root, ids) if is_meant(row)]
         run = read_derived(folder.run_file) or {}
     if not found:
         raise UsageError(
-            f"{out}: expected {what} in the ledger, found none; `zs2 status` counts it"
+            f"{out}: expected {what} in the ledger, found none; it has not ended yet, or the manifest "
+            "has no such row"
         )
-    return _record(found[0], run)
+    record = _record(found[0], run)
+    if found[0].file_name and not run_folder.exists(run_folder.root / found[0].file_name):
+        record["file_name"] += " (is not there any more; the same render command makes it again)"
+    return record
 
 
 def _record(row: ResultRow, run: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,9 +100,14 @@ def text(report: Mapping[str, Any]) -> str:
     """The report as lines for people: the clip first, then its parameters by name."""
     rest = [name for name in report if name not in (*_FIRST, "params", "again")]
     pairs = [(name, report[name]) for name in (*_FIRST, *rest) if report.get(name) is not None]
-    pairs += sorted(report["params"].items())
+    chosen = [each["seed"] for each in report["params"].get("candidates", ()) if each["chosen"]]
+    pairs += [("seed of the best", seed) for seed in chosen]
+    pairs += sorted((n, v) for n, v in report["params"].items() if n not in (*report, "candidates"))
     width = max(len(name) for name, _ in pairs)
     lines = [f"{name:<{width}}  {_words(value, width)}" for name, value in pairs]
+    for each in report["params"].get("candidates", ()):
+        scores = ", ".join(f"{n} {v:.4g}" for n, v in each.items() if n not in ("seed", "chosen"))
+        lines.append(f"{'candidate':<{width}}  seed {each['seed']}: {scores}")
     if "again" in report:
         lines += ["", f"again: {report['again']}"]
     return "\n".join(lines)

@@ -39,11 +39,12 @@ def status(out: str, picture: Path | None = None) -> dict[str, Any]:
 def _draw(out: str, folder: RunFolder, picture: Path) -> None:
     if picture.suffix.lower() != ".svg":
         raise UsageError(f"--picture: expected a file named ….svg, found {picture}")
+    if not picture.absolute().parent.is_dir():
+        raise UsageError(f"--picture: expected a folder that is there, found none for {picture}")
     content = read_json(folder.run_file) or {}
     made = timeline(folder, datetime.fromisoformat(content["started_at"]))
     if made is None:
         raise UsageError(f"{out}: no row of the last run has ended: there is nothing to draw")
-    picture.parent.mkdir(parents=True, exist_ok=True)
     with write_aside(picture) as aside:
         aside.write_text(draw(made), "utf-8")
 

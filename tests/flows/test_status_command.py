@@ -49,7 +49,7 @@ def test_the_picture_of_a_run(tmp_path: Path):
     begun = datetime.now(UTC)
     content = {"run_id": "now", "state": "running", "manifest": "m", "rows": 2}
     write_json(folder.run_file, {**content, "started_at": begun.isoformat()})
-    out, picture = str(tmp_path / "out"), tmp_path / "pictures" / "now.svg"
+    out, picture = str(tmp_path / "out"), tmp_path / "now.svg"
     with pytest.raises(UsageError, match="nothing to draw"):
         status(out, picture)
     with Journal(folder.results, "now") as journal:
@@ -59,3 +59,5 @@ def test_the_picture_of_a_run(tmp_path: Path):
     assert "<svg" in picture.read_text("utf-8")
     with pytest.raises(UsageError, match=r"expected a file named ….svg, found .*now.png"):
         status(out, picture.with_suffix(".png"))
+    with pytest.raises(UsageError, match="expected a folder that is there"):
+        status(out, tmp_path / "nowhere" / "now.svg")

@@ -42,11 +42,16 @@ def everything() -> Callable[[str, str], bool]:
 
 
 def test_what_is_noted_is_read_and_survives_compaction(tmp_path: Path):
-    """The very numbers, from the journal at once and from scores.parquet after; a row without a score
+    """The very numbers, and whether the prompt was cut, from the journal at once and from scores.parquet
+    after; a row without a score
     has no key for it; scores are of one digest and one scorer."""
     single = row("b")._replace(values={**row("b").values, "frame_consistency": math.nan})
-    note(tmp_path, row("a"), single)
+    note(tmp_path, row("a")._replace(truncated=True), single)
     for _ in range(2):
+        assert {each.id: each.truncated for each in iter_scores(tmp_path)} == {
+            "a": True,
+            "b": False,
+        }
         scores = read_scores(tmp_path)
         assert scores["a"] == row("a").values
         assert set(SCORE_NAMES) - set(scores["b"]) == {"frame_consistency"}
