@@ -20,7 +20,8 @@ from manifests.run_file import read_json
 from manifests.storage import RunFolder, StorageError
 from tasks.gallery import write_gallery
 from tasks.publish import Tally, publish
-from tasks.stages import assemble_video, output_path, read_latents
+from tasks.sampling import read_latents
+from tasks.stages import assemble_video, output_path
 
 pytestmark = pytest.mark.timeout(60)
 
