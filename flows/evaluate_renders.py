@@ -38,7 +38,7 @@ def evaluate_renders(
         bootstrap intervals.
 
     Raises:
-        StorageError: no run there. LockedError: a run goes on. ModelError: no such scorer.
+        UsageError: no run there. LockedError: a run goes on. ModelError: no such scorer.
         ColumnError: no such column.
     """
     from flows.commands.eval import evaluate_run

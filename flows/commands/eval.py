@@ -11,7 +11,7 @@ from flows.console import PLAIN_EVERY, printable, say
 from flows.errors import UsageError
 from manifests.kinds import count
 from manifests.run_file import read_json
-from manifests.storage import RunFolder, StorageError
+from manifests.storage import RunFolder
 from tasks import score_table
 from tasks.evaluate import Evaluation, evaluate
 
@@ -33,14 +33,14 @@ def evaluate_run(
     """Score a run folder; what `zs2 eval --json` prints and the flow returns.
 
     Raises:
-        StorageError: no run there. LockedError: a run goes on. ModelError: no such scorer.
-        ColumnError: `by` is none. UsageError: `workers` is no number of processes.
+        LockedError: a run goes on. ModelError: no such scorer. ColumnError: `by` is none.
+        UsageError: no run is there, or `workers` is no number of processes.
     """
     if workers is not None and workers < 1:
         raise UsageError(f"--workers: expected at least 1, found {workers}")
     folder = RunFolder(out)
     if not folder.exists(folder.run_file):
-        raise StorageError(
+        raise UsageError(
             f"{out}: expected a run folder, found no run.json there; render first, or check the path"
         )
     with folder.view() as seen:

@@ -18,7 +18,7 @@ from flows.errors import UsageError, exit_code_of
 from manifests.ledger import compact, iter_results
 from manifests.object_store import ObjectStore
 from manifests.scores import SCORE_NAMES, read_scores
-from manifests.storage import RunFolder, StorageError
+from manifests.storage import RunFolder
 from tasks.evaluate import evaluate
 from tasks.score_table import ColumnError
 from tests import tiny_models
@@ -75,7 +75,7 @@ def test_what_cannot_be_done_is_refused(tmp_path: Path, clip: Path):
     before anything is decoded, and no folder is made."""
     folder = run_folder(tmp_path / "out", ["gif"])
     cases = [
-        (tmp_path / "none", {}, StorageError),
+        (tmp_path / "none", {}, UsageError),
         (folder.root, {"by": "meta_nothing"}, ColumnError),
         (folder.root, {"scorer": "no-clip"}, ModelError),
         (folder.root, {"workers": 0}, UsageError),
