@@ -71,6 +71,7 @@ def files(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_a_run_through_a_store_that_stumbles(
     s3: Store, bucket: str, manifest: Path, tmp_path: Path
 ) -> None:
