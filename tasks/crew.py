@@ -81,25 +81,44 @@ class Crew:
         # Ray's processes inherit this: where a whole group is told to end (`timeout`, systemd), the
         # run ends them, after what is in flight.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        from tasks.actors import ClusterError, cluster_fault, disconnect
+        try:
+            from tasks.actors import disconnect
+        except Exception as error:
+            self._opened.set_exception(error)
+            return
+        try:
+            self._serve()
+        finally:
+            disconnect()
 
+    def _serve(self) -> None:
+        """Open the pipeline, watch over it, close it. Nobody waits for ever for what went wrong here:
+        it is raised where the pipeline is asked for, or where its rows are awaited."""
         try:
             opened = self._start()
-        except Exception as error:  # raised where the pipeline is asked for
+        except Exception as error:
             self._opened.set_exception(error)
-            disconnect()
             return
         self._opened.set_result(opened)
+        pipeline = opened[0]
+        try:
+            self._watch(pipeline)
+        except Exception as error:
+            pipeline.give_up(error)
         # The thread that starts a local cluster has to outlive it: the kernel ends Ray's processes
         # with the thread that is their parent.
+        self._closing.wait()
+        pipeline.close()
+
+    def _watch(self, pipeline: Pipeline) -> None:
+        """Look now and then whether the cluster still lives, until it does not or the run closes."""
+        from tasks.actors import ClusterError, cluster_fault
+
         while not self._closing.wait(WATCH_SECONDS):
             fault = cluster_fault()
             if fault is not None:
-                opened[0].give_up(ClusterError(f"{fault}; {GO_ON}"))
-                self._closing.wait()
-                break
-        opened[0].close()
-        disconnect()
+                pipeline.give_up(ClusterError(f"{fault}; {GO_ON}"))
+                return
 
     def _start(self) -> tuple[Pipeline, Placement]:
         from tasks import actors

@@ -19,18 +19,21 @@ TARGET = "tasks.stages"
 class Faults:
     """Finds `tasks.stages` as Python does, and wraps its `sample` once it is executed."""
 
+    _asking = False
+
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """The module's own spec; none for other modules."""
-        if name != TARGET:
+        if name != TARGET or self._asking:
             return None
-        sys.meta_path.remove(self)
+        # It stays in sys.meta_path: another thread that imports may be going through that list.
+        self._asking = True
         spec = importlib.util.find_spec(name)
         assert spec is not None and spec.loader is not None
         execute = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
             execute(module)
-            module.sample = _faulty(module.sample)
+            vars(module)["sample"] = _faulty(vars(module)["sample"])
 
         spec.loader.exec_module = exec_module
         return spec

@@ -297,6 +297,10 @@ def test_clips_on_a_store(s3: Store, bucket: str, tmp_path: Path) -> None:
     write_rows(tmp_path / "one.parquet", rows[:1])
     assert zs2("render", tmp_path / "one.parquet", "-o", tmp_path / "out").code == 0
     local = {Path(n).name: h for n, h in files(tmp_path / "out" / "videos").items()}
-    frames = {Path(n).name: h for n, h in content(url).items() if "/good/" in n}
+    frames = {
+        Path(n).name: h
+        for n, h in content(url).items()
+        if n.startswith("videos/") and "/good/" in n
+    }
     assert len(frames) == 4
     assert frames == local

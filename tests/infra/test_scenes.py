@@ -123,9 +123,14 @@ def test_position_and_plain_caption():
 
 @pytest.mark.slow
 def test_drawing_is_fast():
-    """At least 150 scenes of 64 px a second on one core that other work may share."""
+    """At least 150 scenes of 64 px a second of processor time, in the best of five hundreds: other
+    work may share the core."""
     drawn = list(scenes(8, 100))
-    started = time.perf_counter()
-    for scene in drawn:
-        draw(scene)
-    assert len(drawn) / (time.perf_counter() - started) > 150
+
+    def seconds() -> float:
+        started = time.thread_time()
+        for scene in drawn:
+            draw(scene)
+        return time.thread_time() - started
+
+    assert len(drawn) / min(seconds() for _ in range(5)) > 150
