@@ -13,11 +13,11 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-TARGET = "tasks.stages"
+TARGET = "tasks.sampling"
 
 
 class Faults:
-    """Finds `tasks.stages` as Python does, and wraps its `sample` once it is executed."""
+    """Finds `tasks.sampling` as Python does, and wraps its `sample` once it is executed."""
 
     _asking = False
 
