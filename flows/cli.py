@@ -70,6 +70,14 @@ def render(
     on_invalid: Annotated[
         str, typer.Option(help="fail renders nothing; skip renders the good rows and exits 3.")
     ] = "fail",
+    fail_if: Annotated[
+        str,
+        typer.Option(
+            metavar="any|SHARE|never",
+            help="Exit 3, and fail the run in Prefect: for any failed or invalid row, for more than "
+            "this share of all rows (0 to 1), or never.",
+        ),
+    ] = "any",
     allow_model: AllowOption = None,
     input_root: InputRootOption = None,
     trust_pickle: TrustOption = None,
@@ -98,6 +106,7 @@ def render(
     settings = run_command.settings_of(
         defaults=defaults,
         on_invalid=on_invalid,
+        fail_if=fail_if,
         allow_models=allow_model,
         input_roots=input_root or [],
         trust_pickles=trust_pickle or [],

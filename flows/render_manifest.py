@@ -19,6 +19,7 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.settings import RenderSettings, default_out
+from flows.verdict import RowsFailedError, has_failed, told_of_failures
 from manifests.object_store import is_url
 from manifests.read import Manifest, open_manifest
 from manifests.row import check_defaults
@@ -29,7 +30,7 @@ from tasks.job import Engine
 from tasks.live_gallery import live_gallery
 from tasks.pipeline import Interrupted
 from tasks.plan import Plan
-from tasks.publish import versions
+from tasks.publish import failures_by_cause, versions
 from tasks.render import Observer, RenderRun, plan, publish_run, render_shard
 
 log = logging.getLogger("zs2.flow")
@@ -79,6 +80,7 @@ def render_manifest(
     Raises:
         ManifestError, InvalidManifestError, ModelError, StorageError: nothing was rendered.
         LockedError: another run holds the folder. ClusterError, PoolError: it could not go on.
+        RowsFailedError: it ended, all is published, and more rows failed than `fail_if` lets pass.
     """
     settings = settings or RenderSettings()  # pyright: ignore[reportCallIssue]
     source = open_manifest(manifest)
@@ -114,7 +116,23 @@ def render_manifest(
         ended = {"state": state, "finished_at": datetime.now(UTC).isoformat()}
         write_json(folder.run_file, {**run_file, **ended})
         folder.upload(folder.run_file)
+        failed = _failure(folder, settings, summary)
+    if failed is not None:
+        raise failed
     return summary
+
+
+def _failure(
+    folder: RunFolder, settings: RenderSettings, summary: dict[str, Any]
+) -> RowsFailedError | None:
+    """What a run that has ended fails with, if so many of its rows did."""
+    rows = summary["rows"]
+    if summary["state"] != "finished" or not has_failed(settings.fail_if, rows):
+        return None
+    causes = failures_by_cause(folder)
+    return RowsFailedError(
+        told_of_failures(folder.address, settings.fail_if, rows, causes), summary
+    )
 
 
 @contextmanager

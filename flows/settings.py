@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.verdict import FailIf
 from manifests.inputs import InputFiles
 from tasks.catalogue import Catalogue
 from tasks.crew import Cluster
@@ -28,6 +29,11 @@ class RenderSettings(BaseModel):
     )
     on_invalid: Literal["fail", "skip"] = Field(
         "fail", description="Bad rows: render nothing, or note them in the ledger and go on."
+    )
+    fail_if: FailIf = Field(
+        "any",
+        description="When a run that has ended counts as failed: any row failed or is invalid, more "
+        "than this share of all rows (0 to 1), or never. Everything is published before.",
     )
     only_failed: bool = Field(False, description="Render only rows whose last result is a failure.")
     allow_models: list[str] | None = Field(

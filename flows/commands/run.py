@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from flows.console import Progress, duration, say
 from flows.errors import UsageError
 from flows.settings import RenderSettings, default_out
+from flows.verdict import RowsFailedError, has_failed
 from manifests.journal import list_journals
 from manifests.kinds import count
 from manifests.ledger import known
@@ -61,7 +62,8 @@ def switch(option: str, value: str) -> bool:
 def run(
     manifest: str, out: str | None, settings: RenderSettings, *, quiet: bool, as_json: bool
 ) -> int:
-    """Render, and return the exit code: 0 all ok, 3 some failed, 130 interrupted."""
+    """Render, and return the exit code: 0 all ok, 3 more failed than `fail_if` lets pass, 130
+    interrupted."""
     folder = RunFolder(out or default_out(manifest))
     with folder.view() as seen:
         rows = _rows_to_render(manifest, seen, settings)
@@ -74,7 +76,7 @@ def run(
             folder.upload(folder.summary_file)
     started = time.monotonic()
     if settled is not None:
-        return _end(settled, folder, 0.0, quiet=quiet, as_json=as_json)
+        return _end(settled, folder, settings, 0.0, quiet=quiet, as_json=as_json)
     # Ray starts in the background while Prefect does in the foreground.
     crew = Crew(settings.cluster(), folder.address, rows) if rows else None
     try:
@@ -83,11 +85,18 @@ def run(
     except KeyboardInterrupt:
         say("interrupted; the same command goes on where it stopped")
         return 130
-    return _end(summary, folder, time.monotonic() - started, quiet=quiet, as_json=as_json)
+    seconds = time.monotonic() - started
+    return _end(summary, folder, settings, seconds, quiet=quiet, as_json=as_json)
 
 
 def _end(
-    summary: Mapping[str, Any], folder: RunFolder, seconds: float, *, quiet: bool, as_json: bool
+    summary: Mapping[str, Any],
+    folder: RunFolder,
+    settings: RenderSettings,
+    seconds: float,
+    *,
+    quiet: bool,
+    as_json: bool,
 ) -> int:
     """Say how a run ended; returns its exit code."""
     if as_json:
@@ -96,8 +105,7 @@ def _end(
         say(_closing_lines(summary, folder, seconds))
     if summary["state"] == "interrupted":
         return 130
-    counts = summary["rows"]
-    return 3 if counts["failed"] or counts["invalid"] else 0
+    return 3 if has_failed(settings.fail_if, summary["rows"]) else 0
 
 
 def run_again(out: str, *, quiet: bool, as_json: bool) -> int:
@@ -180,6 +188,8 @@ def _run_flow(
             )
             try:
                 return render_manifest(manifest, folder.name, settings)
+            except RowsFailedError as failed:  # the exit code tells it
+                return failed.summary
             finally:
                 caller.reset(token)
     finally:

@@ -17,8 +17,9 @@ pytestmark = pytest.mark.slow
 
 def test_failed_rows_and_retry(tiny_model: Path, tmp_path: Path) -> None:
     """A model whose weights are present but damaged passes planning and fails when it is loaded: its
-    rows are `failed`, the other row is ok, exit code 3. `status` groups the two by cause. After
-    mending, `retry` renders those two alone and exits 0; the other's file is not touched."""
+    rows are `failed`, the other row is ok, exit code 3, and 0 where as many may fail. `status` groups
+    the two by cause. After mending, `retry` renders those two alone and exits 0; the other's file is
+    not touched."""
     damaged = tmp_path / "damaged"
     shutil.copytree(tiny_model, damaged)
     (weights,) = (damaged / "unet").glob("*.safetensors")
@@ -52,6 +53,10 @@ def test_failed_rows_and_retry(tiny_model: Path, tmp_path: Path) -> None:
     assert cause["example"].startswith("bad-")
     text = zs2("status", out).out
     assert "1 ok, 2 failed, 0 invalid, 0 left of 3 rows" in text and "2×" in text
+
+    borne = zs2("render", manifest, "-o", out, "--fail-if", 0.7, "--json")
+    assert borne.code == 0, borne.err
+    assert json.loads(borne.out)["rows"] == {"ok": 1, "failed": 2, "invalid": 0}
 
     weights.write_bytes(whole)
     good = (out / ledger["good"]["file_name"]).stat().st_mtime_ns

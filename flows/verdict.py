@@ -1,0 +1,68 @@
+"""Whether a run that has ended counts as failed: what its user chose to be told of failed rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+if TYPE_CHECKING:
+    from tasks.publish import Cause
+
+MOST_CAUSES = 3  # in the message; the ledger has all
+
+
+def _check(value: Any) -> Any:
+    try:
+        if value in ("any", "never") or 0 <= float(value) <= 1:
+            return value
+    except (TypeError, ValueError):
+        pass
+    raise PydanticCustomError("fail_if", "expected any, never, or a share of the rows from 0 to 1")
+
+
+FailIf = Annotated[
+    Literal["any", "never"] | Annotated[float, Field(ge=0, le=1)], BeforeValidator(_check)
+]
+
+
+class RowsFailedError(RuntimeError):
+    """A run ended, with more rows without a video than its `fail_if` lets pass.
+
+    Everything is published: `summary` is what the flow returns otherwise.
+    """
+
+    def __init__(self, told: str, summary: dict[str, Any]) -> None:
+        super().__init__(told)
+        self.summary = summary
+
+
+def has_failed(fail_if: str | float, rows: Mapping[str, int]) -> bool:
+    """Whether so many failed and invalid rows fail the run.
+
+    Args:
+        fail_if: `any` of them, `never`, or a share of all rows: more than it.
+        rows: of the manifest, by status.
+    """
+    bad = rows["failed"] + rows["invalid"]
+    if isinstance(fail_if, str):
+        return bad > 0 and fail_if == "any"
+    return bad > fail_if * sum(rows.values())
+
+
+def told_of_failures(
+    address: str, fail_if: str | float, rows: Mapping[str, int], causes: Sequence[Cause]
+) -> str:
+    """The counts, the first causes, and what to do, in a few lines."""
+    total = sum(rows.values())
+    lines = [
+        f"{rows['failed']} failed and {rows['invalid']} invalid of {total} rows of {address} "
+        f"(fail_if is {fail_if}); `zs2 retry {address}` or the same run renders them again"
+    ]
+    for cause in causes[:MOST_CAUSES]:
+        lines.append(f"{cause.rows} × {cause.stage}: {cause.error}: {cause.told} ({cause.example})")
+    if len(causes) > MOST_CAUSES:
+        lines.append(f"and {len(causes) - MOST_CAUSES} more causes: `zs2 status {address}`")
+    return "\n".join(lines)
