@@ -61,6 +61,13 @@ def manifest_build(
         bool,
         typer.Option("--study", help="Instead of a source: the paper's λ and μ grid and prompts."),
     ] = False,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Instead of a source: a recipe, as `zs2 dataset` takes."),
+    ] = None,
+    date: Annotated[
+        str | None, typer.Option(metavar="YYYY-MM-DD", help="Of --recipe; default today in UTC.")
+    ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Seeds of the grid; repeatable.")] = None,
     kl_target: Annotated[
         list[float] | None, typer.Option(help="λ values of the grid; repeatable.")
@@ -77,13 +84,15 @@ def manifest_build(
         typer.Option("--set", metavar="COLUMN=VALUE", help="A column for every row."),
     ] = None,
 ) -> None:
-    """Turn prompts into a manifest: prompt × slots × seed × λ × μ."""
+    """Turn prompts into a manifest: prompt × slots × seed × λ × μ; or a recipe into a date's."""
     from flows.commands import manifest as manifest_commands
 
     written = manifest_commands.build_manifests(
         source,
         out,
         study=study,
+        recipe=recipe,
+        date=date,
         seeds=seed or [],
         kl_targets=kl_target or [],
         momentums=momentum or [],

@@ -11,6 +11,7 @@ _BAD_USAGE = {
     "flows.errors.UsageError",
     "manifests.inputs.RootError",
     "manifests.read.ManifestError",
+    "manifests.recipe_file.RecipeError",
     "manifests.row.RowError",
     "tasks.clips.ClipError",
     "tasks.methods.CompareError",

@@ -225,11 +225,11 @@ def _rows(recipe: _Recipe) -> Records:
             for values in product(*recipe.grid.values()):
                 point = dict(zip(recipe.grid, values, strict=True))
                 row = {**filled, **point}
-                suffix = "".join(_suffix(name, value) for name, value in point.items())
+                end = "".join(suffix(name, value) for name, value in point.items())
                 if own.get("id") is None:
-                    row["id"] = made.unique(slug(row.get("prompt")) + suffix)
+                    row["id"] = made.unique(slug(row.get("prompt")) + end)
                 elif isinstance(own["id"], str):
-                    row["id"] = own["id"] + suffix
+                    row["id"] = own["id"] + end
                 yield line, row
 
 
@@ -281,7 +281,8 @@ def slug(prompt: Any) -> str:
     return slug or "clip"
 
 
-def _suffix(name: str, value: Any) -> str:
+def suffix(name: str, value: Any) -> str:
+    """The part of an id that comes from a grid's value, such as `-kl0.01`."""
     items = value if isinstance(value, list | tuple) else [value]
     text = "_".join(f"{v:g}" if isinstance(v, float) else str(v) for v in items)
     return f"-{_SHORT.get(name, name)}{re.sub(r'[^A-Za-z0-9._-]+', '', text)[:32]}"

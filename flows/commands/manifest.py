@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -16,6 +17,8 @@ from manifests.columns import column_records
 from manifests.inputs import InputFiles
 from manifests.kinds import count
 from manifests.read import open_manifest
+from manifests.recipe_file import read_recipe
+from manifests.recipe_rows import build_recipe, parse_date
 from manifests.row import RowError, parse_defaults
 from manifests.study import build_study
 from manifests.validate import Problem, check_rows, format_problems
@@ -73,21 +76,31 @@ def build_manifests(
     out: Path,
     *,
     study: bool,
+    recipe: str | None = None,
+    date: str | None = None,
     seeds: Sequence[int],
     kl_targets: Sequence[float],
     momentums: Sequence[float],
     slots: Sequence[str],
     pairs: Sequence[str],
 ) -> list[tuple[Path, int]]:
-    """Write a manifest from a source of prompts, or those of the study; returns each with its rows.
+    """Write a manifest from a source of prompts or a recipe, or those of the study; returns each with
+    its rows.
 
     Raises:
-        ManifestError: bad source or rows. UsageError: words that do not go together, or a bad
-            --slot. RowError: a bad --set.
+        RecipeError: a bad recipe or date. ManifestError: bad source or rows. UsageError: words that
+            do not go together, or a bad --slot. RowError: a bad --set.
     """
     check_local("--out", out)
     if source is not None:
         check_local("source", source)
+    grid = {"seed": seeds, "kl_target": kl_targets, "momentum": momentums}
+    if recipe is not None:
+        shown = {f"--{name.replace('_', '-')}": values for name, values in grid.items()}
+        own = {"source": source, "--study": study, **shown, "--slot": slots, "--set": pairs}
+        return [(out, _build_recipe(recipe, date, out, own))]
+    if date is not None:
+        raise UsageError("--date: expected --recipe with it; give a recipe, or leave it out")
     columns = parse_defaults(pairs)
     if study:
         _check_study(
@@ -95,8 +108,9 @@ def build_manifests(
         )
         return build_study(out, seeds=seeds, columns=columns)
     if source is None:
-        raise UsageError("expected a .txt, .csv or .jsonl of prompts, or --study; found neither")
-    grid = {"seed": seeds, "kl_target": kl_targets, "momentum": momentums}
+        raise UsageError(
+            "expected a .txt, .csv or .jsonl of prompts, --recipe or --study; found none of them"
+        )
     rows = build(
         source,
         out,
@@ -105,6 +119,16 @@ def build_manifests(
         columns=columns,
     )
     return [(out, rows)]
+
+
+def _build_recipe(recipe: str, date: str | None, out: Path, own: Mapping[str, object]) -> int:
+    words = [word for word, value in own.items() if value]
+    if words:
+        raise UsageError(
+            f"--recipe: expected no {' and no '.join(words)}: the recipe says all; write it there"
+        )
+    on = parse_date(date) if date is not None else datetime.now(UTC).date()
+    return build_recipe(read_recipe(recipe)[0], on, out)
 
 
 def _check_study(given: Mapping[str, object]) -> None:

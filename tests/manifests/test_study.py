@@ -119,7 +119,7 @@ def test_the_command_writes_the_study(tmp_path: Path):
         (["--study", "p.txt"], "no source"),
         (["--study", "--kl-target", "0.1", "--slot", "a=b"], "no --kl-target and no --slot"),
         (["--study", "--set", "seed"], "column=value"),
-        ([], "or --study; found neither"),
+        ([], "--recipe or --study; found none of them"),
     ],
 )
 def test_words_that_do_not_go_with_the_study(tmp_path: Path, words: list[str], says: str):
