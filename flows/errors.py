@@ -26,7 +26,7 @@ _CANNOT_GO_ON = {
     "flows.embedded.PrefectServerError",
     "manifests.files.LockedError",
     "manifests.object_store.UnreachableError",
-    "tasks.actors.ClusterError",
+    "tasks.cluster.ClusterError",
     "tasks.disk.DiskFullError",
     "tasks.out_of_memory.OutOfMemory",
     "tasks.pool.PoolError",

@@ -5,30 +5,37 @@ Ray and the actors' imports take seconds; a caller starts them while it plans.
 
 from __future__ import annotations
 
+import logging
 import signal
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event, Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.job import CALL_DEADLINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tasks.actors import Placement
+    from ray.util.placement_group import PlacementGroup
+
     from tasks.pipeline import Pipeline
+    from tasks.placement import Placement
 
-    Spawners = Callable[[Placement, str], dict[str, Callable[[], object]]]
+    Spawners = Callable[[Placement, str, PlacementGroup | None], dict[str, Callable[[], object]]]
 
+
+log = logging.getLogger("zs2.ray")
 
 WATCH_SECONDS = 5.0  # between looks at whether the cluster still lives
+CLUSTER_WAIT = 3600.0  # seconds for nodes to come up, and for other runs to leave room
 GO_ON = "the same command goes on where it stopped"
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where a run computes; see `tasks.actors.connect` and `place`."""
+    """Where a run computes; see `tasks.cluster.connect` and `tasks.placement.place`."""
 
     address: str | None = None
     local_gpus: int | None = None
@@ -36,6 +43,9 @@ class Cluster:
     threads: int = 1
     gpus_per_sampler: float = 1.0
     deadline: float = CALL_DEADLINE
+    min_nodes: int = 0
+    min_gpus: int = 0
+    wait: float = CLUSTER_WAIT
 
 
 class Crew:
@@ -44,14 +54,22 @@ class Crew:
     Args:
         root: the run folder's address; the actors write there.
         rows: to render; there are never more samplers.
-        spawners: says of a placement and the root what starts an actor of each stage; default
-            `Placement.spawners`.
+        spawners: says of a placement, the root and the room kept what starts an actor of each stage;
+            default `Placement.spawners`.
+        tell: hears what the run waits for on its cluster.
     """
 
     def __init__(
-        self, cluster: Cluster, root: str, rows: int, spawners: Spawners | None = None
+        self,
+        cluster: Cluster,
+        root: str,
+        rows: int,
+        spawners: Spawners | None = None,
+        tell: Callable[[str], None] = log.info,
     ) -> None:
         self._cluster = cluster
+        self._tell = tell
+        self._interrupted = Event()
         self._spawners = spawners
         self._root = root
         self._rows = rows
@@ -64,7 +82,7 @@ class Crew:
         """The pipeline, when it is open.
 
         Raises:
-            ClusterError: no cluster, or no room in it.
+            ClusterError: no cluster, or no room in it. Interrupted: before there was room.
         """
         return self._opened.result()[0]
 
@@ -72,8 +90,15 @@ class Crew:
         """How the actors were placed; waits as `pipeline` does."""
         return self._opened.result()[1]
 
+    def interrupt(self) -> None:
+        """Take no further rows; those in flight end as usual. Nor wait for a cluster any longer."""
+        self._interrupted.set()
+        with suppress(Exception):  # a crew that could not start: the shards raise that
+            self.pipeline().drain()
+
     def close(self) -> None:
         """Kill the actors and leave the cluster; a local one ends with that."""
+        self._interrupted.set()
         self._closing.set()
         self._thread.join()
 
@@ -82,7 +107,7 @@ class Crew:
         # run ends them, after what is in flight.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
-            from tasks.actors import disconnect
+            from tasks.cluster import disconnect
         except Exception as error:
             self._opened.set_exception(error)
             return
@@ -112,7 +137,7 @@ class Crew:
 
     def _watch(self, pipeline: Pipeline) -> None:
         """Look now and then whether the cluster still lives, until it does not or the run closes."""
-        from tasks.actors import ClusterError, cluster_fault
+        from tasks.cluster import ClusterError, cluster_fault
 
         while not self._closing.wait(WATCH_SECONDS):
             fault = cluster_fault()
@@ -121,20 +146,28 @@ class Crew:
                 return
 
     def _start(self) -> tuple[Pipeline, Placement]:
-        from tasks import actors
+        from tasks.cluster import Patience, await_size, connect, in_words, nodes
         from tasks.pipeline import Pipeline, Stage
+        from tasks.placement import Placement, keep_room, place, place_beside_others
         from tasks.pool import ActorPool
 
         cluster = self._cluster
-        resources = actors.connect(cluster.address, cluster.local_gpus)
-        placement = actors.place(
-            resources,
-            self._rows,
-            samplers=cluster.samplers,
-            threads=cluster.threads,
-            gpus_per_sampler=cluster.gpus_per_sampler,
-        )
-        spawners = (self._spawners or actors.Placement.spawners)(placement, self._root)
+        asked: dict[str, Any] = {
+            "samplers": cluster.samplers,
+            "threads": cluster.threads,
+            "gpus_per_sampler": cluster.gpus_per_sampler,
+        }
+        found, group = connect(cluster.address, cluster.local_gpus), None
+        seconds = 0.0 if cluster.address is None else cluster.wait  # a local one does not grow
+        patience = Patience(seconds, self._tell, self._interrupted)
+        await_size(cluster.min_nodes, cluster.min_gpus, patience)
+        if cluster.address is None:  # nobody else is there
+            placement = place(found, self._rows, **asked)
+        else:
+            placement = place_beside_others(self._rows, **asked)
+            group = keep_room(placement, patience)
+        self._tell(f"Ray: {in_words(nodes())}; {placement}")
+        spawners = (self._spawners or Placement.spawners)(placement, self._root, group)
         sizes = {"sample": placement.samplers}
         pools = {
             name: ActorPool(name, spawn, sizes.get(name, placement.post_actors), cluster.deadline)

@@ -356,7 +356,11 @@ class Pipeline:
                 if head and head.head_since and now - head.head_since > pool.deadline:
                     reason = f"it ran past its deadline of {pool.deadline:g} s"
                     self._lose_actor(stage, worker, reason)
-                elif not worker.ready and now - worker.started_at > START_DEADLINE:
+                elif (
+                    now - worker.started_at > START_DEADLINE
+                    and not worker.ready
+                    and not any(each.ready for each in pool.workers)  # a node may be lost for good
+                ):
                     raise PoolError(
                         f"no {pool.name} actor came up within {START_DEADLINE:g} s; "
                         "does the cluster still have room? `ray status` tells"

@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -115,7 +114,7 @@ class RenderRun:
         self._interrupted.set()
         if self._crew is not None:
             # In a thread of its own: a signal handler must not wait for a lock.
-            threading.Thread(target=_drain, args=[self._crew]).start()
+            threading.Thread(target=self._crew.interrupt).start()
 
     @property
     def is_interrupted(self) -> bool:
@@ -155,11 +154,6 @@ class RenderRun:
         self.tally.add(row)
         if self.observer is not None:
             self.observer(row)
-
-
-def _drain(crew: Crew) -> None:
-    with suppress(Exception):  # a crew that could not start: the shards raise that
-        crew.pipeline().drain()
 
 
 @task(name="plan", cache_policy=NO_CACHE, persist_result=False)

@@ -82,14 +82,13 @@ def _ffmpeg() -> str:
 def _ray() -> str:
     import ray
 
-    from tasks.actors import connect
+    from tasks.cluster import connect, in_words
 
     address = os.environ.get("RAY_ADDRESS")
     try:
-        resources = connect(address)
+        found = connect(address)
         where = f"cluster at {address}" if address else "a local cluster starts"
-        cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
-        return f"{where}: {cpus:g} CPUs, {gpus:g} GPUs"
+        return f"{where}: {in_words(found)}"
     finally:
         ray.shutdown()
 

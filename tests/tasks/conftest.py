@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from manifests.row import parse_row
+from tasks.cluster import Resources, connect, disconnect
 from tasks.job import Engine, Job, resolve
 from zs2.models import ModelDefaults, ModelInfo
 
@@ -33,9 +34,8 @@ def make_job(info: ModelInfo) -> MakeJob:
 
 
 @pytest.fixture(scope="package")
-def local_ray() -> Iterator[dict[str, float]]:
-    """A local Ray, started as a run starts it; its resources."""
-    from tasks.actors import connect, disconnect
+def local_ray() -> Iterator[list[Resources]]:
+    """A local Ray, started as a run starts it; what its node has."""
 
     resources = connect()
     yield resources

@@ -16,7 +16,7 @@ def test_what_cannot_be_imported_is_raised_where_the_pipeline_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A broken installation ends the run, with its own error; nobody waits for a crew that died."""
-    monkeypatch.setitem(sys.modules, "tasks.actors", None)
+    monkeypatch.setitem(sys.modules, "tasks.cluster", None)
     crew = Crew(Cluster(), "out", rows=1)
     with pytest.raises(ImportError):
         crew.pipeline()
@@ -26,7 +26,7 @@ def test_what_cannot_be_imported_is_raised_where_the_pipeline_is_asked_for(
 WATCH_FAILS = """
 import time
 import ray
-from tasks import actors, crew
+from tasks import cluster, crew
 from tasks.crew import Cluster, Crew
 
 class Sleeper:
@@ -37,12 +37,12 @@ class Sleeper:
 def no_answer():
     raise OSError("who watches the watch")
 
-def spawners(placement, root):
+def spawners(placement, root, group):
     start = lambda: ray.remote(Sleeper).options(num_cpus=0).remote()
     return {stage: start for stage in placement.spawners(root)}
 
 crew.WATCH_SECONDS = 1.0
-actors.cluster_fault = no_answer
+cluster.cluster_fault = no_answer
 crew = Crew(Cluster(), "out", 1, spawners)
 pipeline = crew.pipeline()
 try:
