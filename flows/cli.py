@@ -91,6 +91,14 @@ def render(
     ray_address: Annotated[
         str | None, typer.Option(help="A Ray cluster; default $RAY_ADDRESS, else this machine.")
     ] = None,
+    min_nodes: Annotated[int, typer.Option(help="Wait until the cluster has so many nodes.")] = 0,
+    min_gpus: Annotated[
+        int, typer.Option(help="And so many GPUs; one that autoscales is asked for them.")
+    ] = 0,
+    cluster_wait: Annotated[
+        float,
+        typer.Option(help="Seconds to wait for these, and while other runs hold the cluster."),
+    ] = 3600,
     keep_latents: Annotated[
         bool, typer.Option("--keep-latents", help="Post-processing can change without sampling.")
     ] = False,
@@ -116,6 +124,9 @@ def render(
         threads=threads,
         gpus_per_sampler=gpus_per_sampler,
         ray_address=ray_address,
+        min_nodes=min_nodes,
+        min_gpus=min_gpus,
+        cluster_wait=cluster_wait,
         keep_latents=keep_latents,
         shard_rows=shard_rows,
         row_deadline=row_deadline,

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.verdict import FailIf
 from manifests.inputs import InputFiles
 from tasks.catalogue import Catalogue
-from tasks.crew import Cluster
+from tasks.crew import CLUSTER_WAIT, Cluster
 from tasks.job import CALL_DEADLINE
 from tasks.plan import SHARD_ROWS
 
@@ -68,6 +68,17 @@ class RenderSettings(BaseModel):
     )
     threads: int = Field(1, ge=1, description="CPU threads a sampler; decides the last bits.")
     gpus_per_sampler: float = Field(1.0, ge=0, description="GPUs a sampler; 0 renders on the CPU.")
+    min_nodes: int = Field(0, ge=0, description="Nodes that the cluster must have.")
+    min_gpus: int = Field(
+        0,
+        ge=0,
+        description="GPUs that the cluster must have; one that autoscales is asked for them.",
+    )
+    cluster_wait: float = Field(
+        CLUSTER_WAIT,
+        ge=0,
+        description="Seconds to wait for these, and for room where other runs hold the cluster.",
+    )
     shard_rows: int = Field(SHARD_ROWS, ge=1, description="Rows of one Prefect task run, at least.")
     row_deadline: float = Field(
         CALL_DEADLINE,
@@ -93,6 +104,9 @@ class RenderSettings(BaseModel):
             threads=self.threads,
             gpus_per_sampler=self.gpus_per_sampler,
             deadline=self.row_deadline,
+            min_nodes=self.min_nodes,
+            min_gpus=self.min_gpus,
+            wait=self.cluster_wait,
         )
 
 

@@ -18,13 +18,8 @@ from tasks.job import CALL_DEADLINE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ray.util.placement_group import PlacementGroup
-
     from tasks.pipeline import Pipeline
-    from tasks.placement import Placement
-
-    Spawners = Callable[[Placement, str, PlacementGroup | None], dict[str, Callable[[], object]]]
-
+    from tasks.placement import Placement, Spawners
 
 log = logging.getLogger("zs2.ray")
 
@@ -75,6 +70,7 @@ class Crew:
         self._rows = rows
         self._opened: Future[tuple[Pipeline, Placement]] = Future()
         self._closing = Event()
+        self._description = ""
         self._thread = Thread(target=self._live, name="zs2-crew", daemon=True)
         self._thread.start()
 
@@ -89,6 +85,11 @@ class Crew:
     def placement(self) -> Placement:
         """How the actors were placed; waits as `pipeline` does."""
         return self._opened.result()[1]
+
+    def description(self) -> str:
+        """The cluster found and what the run has of it; waits as `pipeline` does."""
+        self._opened.result()
+        return self._description
 
     def interrupt(self) -> None:
         """Take no further rows; those in flight end as usual. Nor wait for a cluster any longer."""
@@ -166,7 +167,7 @@ class Crew:
         else:
             placement = place_beside_others(self._rows, **asked)
             group = keep_room(placement, patience)
-        self._tell(f"Ray: {in_words(nodes())}; {placement}")
+        self._description = f"{in_words(nodes())}; {placement}"
         spawners = (self._spawners or Placement.spawners)(placement, self._root, group)
         sizes = {"sample": placement.samplers}
         pools = {

@@ -14,6 +14,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from tasks.actors import AssembleActor, SamplerActor, SpatialActor, TemporalActor
 from tasks.cluster import ClusterError, Patience, Resources, in_words, nodes
 
+# Of a placement, the run's root and the room kept for it: what starts an actor of each stage.
+Spawners = Callable[["Placement", str, PlacementGroup | None], dict[str, Callable[[], Any]]]
+
 LINGER = 3.0  # seconds that Ray may take to note that a run which just ended has gone
 
 

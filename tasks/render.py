@@ -104,6 +104,8 @@ class RenderRun:
             if self._crew is None:
                 self._crew = Crew(self.cluster, self.folder.address, rows)
             pipeline = self._crew.pipeline()
+            if not self._started:
+                log.info("Ray: %s", self._crew.description())
             self._started = self._started or time.monotonic()
         if self.is_interrupted:
             pipeline.drain()

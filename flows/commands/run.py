@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ from manifests.validate import format_problems
 from tasks.crew import Crew
 from tasks.job import Engine
 from tasks.plan import make_plan
+
+log = logging.getLogger("zs2.flow")
 
 # Manifests up to this size are checked before Prefect and Ray are started, which takes seconds.
 QUICK_CHECK_ROWS = 50_000
@@ -78,7 +81,8 @@ def run(
     if settled is not None:
         return _end(settled, folder, settings, 0.0, quiet=quiet, as_json=as_json)
     # Ray starts in the background while Prefect does in the foreground.
-    crew = Crew(settings.cluster(), folder.address, rows) if rows else None
+    tell = log.info if quiet else say
+    crew = Crew(settings.cluster(), folder.address, rows, tell=tell) if rows else None
     try:
         with Progress(quiet) as progress:
             summary = _run_flow(manifest, folder, settings, progress, crew)

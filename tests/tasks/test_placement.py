@@ -160,13 +160,10 @@ try:
 except ClusterError as error:
     print("REFUSED", error)
 
-@ray.remote
-def where():
-    return ray.get_runtime_context().get_node_id()
-
 options = first.spawners({folder!r}, group)
 post = [options["assemble"]() for _ in range(4)]
-seen = {{ray.get(actor.__ray_call__.remote(lambda self: ray.get_runtime_context().get_node_id())) for actor in post}}
+node = lambda self: ray.get_runtime_context().get_node_id()
+seen = {{ray.get(actor.__ray_call__.remote(node)) for actor in post}}
 samplers = {{node["NodeID"] for node in ray.nodes() if node["Resources"].get("CPU")}}
 print("BESIDE", seen <= samplers)
 
