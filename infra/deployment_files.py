@@ -1,8 +1,8 @@
 """Validate the deployment files of this folder: `python -m infra.deployment_files [--crds FOLDER]`.
 
-Each file goes through a validator that others wrote, all of them working offline; infra/README.md says what each
-cannot see. `--crds` names a folder of KubeRay's custom resource definitions (ray-operator/config/crd/bases of its
-repository, at the release that runs in the cluster): then RayCluster and RayJob are held against those as well.
+Each goes through a validator that others wrote and that works offline; infra/README.md says what each
+cannot see. `--crds` names a folder of KubeRay's custom resource definitions (its repository's
+ray-operator/config/crd/bases, of the release in your cluster), for RayCluster and RayJob to be held against.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ import jsonschema
 import kubernetes_validate
 import yaml
 from ray.autoscaler._private.kuberay import autoscaling_config
+from ray.autoscaler._private.kuberay.utils import parse_quantity
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 INFRA = Path(__file__).parent
 KUBERNETES = "1.34"  # the version whose schemas hold
-_VARIABLE = re.compile(r"\$\$|\$\{(?P<name>\w+)(?::?(?P<kind>[-?])(?P<rest>[^}]*))?\}|\$(?P<bare>\w+)")
+_VARIABLE = re.compile(
+    r"\$\$|\$\{(?P<name>\w+)(?::?(?P<kind>[-?])(?P<rest>[^}]*))?\}|\$(?P<bare>\w+)"
+)
 
 
 class InvalidFileError(ValueError):
@@ -79,18 +82,31 @@ def check_compose(path: Path) -> None:
         InvalidFileError: unknown keys, wrong types, what depends on something that is not there.
     """
     asked = read_variables((path.parent / ".env.example").read_text("utf-8"))
-    text = interpolate(path.read_text("utf-8"), {name: "x:x" for name in asked})
+    text = interpolate(path.read_text("utf-8"), dict.fromkeys(asked, "x:x"))
     content = yaml.safe_load(text)
     try:
         project = compose_spec.PyCompose.from_yaml(yaml.safe_dump(content))  # anchors filled in
         project.validate()
     except ValueError as error:
         raise InvalidFileError(str(error)) from error
-    named = set(content["services"])
-    for service in content["services"].values():
-        unknown = set(service.get("depends_on", {})) - named
-        if unknown:
-            raise InvalidFileError(f"depends on {sorted(unknown)}; there is {sorted(named)}")
+    wrong = [*_unknown_services(content), *_unknown_volumes(content)]
+    if wrong:
+        raise InvalidFileError("; ".join(wrong))
+
+
+def _unknown_services(content: dict[str, Any]) -> Iterator[str]:
+    for name, service in content["services"].items():
+        for other in service.get("depends_on", {}):
+            if other not in content["services"]:
+                yield f"{name} depends on {other}, which is no service"
+
+
+def _unknown_volumes(content: dict[str, Any]) -> Iterator[str]:
+    for name, service in content["services"].items():
+        for volume in service.get("volumes", []):
+            source = volume.partition(":")[0]
+            if not source.startswith((".", "/")) and source not in content["volumes"]:
+                yield f"{name} mounts {source}, which is no volume"
 
 
 def check_ray_cluster(path: Path) -> None:
@@ -100,13 +116,12 @@ def check_ray_cluster(path: Path) -> None:
         InvalidFileError: as Ray says it.
     """
     config = yaml.safe_load(path.read_text("utf-8"))
+    if config.get("head_node_type") not in config.get("available_node_types", {}):
+        raise InvalidFileError(f"head_node_type {config.get('head_node_type')} is no node type")
     try:
         validate_config(prepare_config(config))
     except (jsonschema.ValidationError, ValueError, RuntimeError) as error:
         raise InvalidFileError(_words(error)) from error
-    head = config["head_node_type"]
-    if head not in config["available_node_types"]:
-        raise InvalidFileError(f"head_node_type {head} is none of available_node_types")
 
 
 def check_kubernetes(path: Path, crds: Path | None = None) -> None:
@@ -125,6 +140,8 @@ def check_kubernetes(path: Path, crds: Path | None = None) -> None:
                 _check_kuberay(item, crds)
             else:
                 kubernetes_validate.validate(item, KUBERNETES, strict=True)
+            for quantity in _quantities(item):  # to the schemas any text is one
+                parse_quantity(quantity)
         except (jsonschema.ValidationError, ValueError, KeyError) as error:
             raise InvalidFileError(f"{item['kind']}: {_words(error)}") from error
         except kubernetes_validate.SchemaNotFoundError as error:
@@ -142,6 +159,19 @@ def _check_kuberay(item: dict[str, Any], crds: Path | None) -> None:
     )
     if crds is not None:
         _check_custom(item, crds)
+
+
+def _quantities(item: Any) -> Iterator[Any]:
+    """Every amount of a resource that is asked for or limited, wherever it stands."""
+    if isinstance(item, list):
+        for part in item:
+            yield from _quantities(part)
+    elif isinstance(item, dict):
+        for key, part in item.items():
+            if key in ("requests", "limits") and isinstance(part, dict):
+                yield from part.values()
+            else:
+                yield from _quantities(part)
 
 
 def _pod_templates(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -189,7 +219,7 @@ def checks(crds: Path | None = None) -> dict[Path, Callable[[Path], None]]:
         INFRA / "Dockerfile": check_dockerfile,
         INFRA / "compose.yaml": check_compose,
         INFRA / "ray-cluster.yaml": check_ray_cluster,
-        **{path: kubernetes for path in sorted((INFRA / "kubernetes").glob("*.yaml"))},
+        **dict.fromkeys(sorted((INFRA / "kubernetes").glob("*.yaml")), kubernetes),
     }
 
 
