@@ -8,7 +8,7 @@ DEMO_OUT ?= renders/demo
 # Tests that two cores can share: they start neither Ray nor Prefect.
 SHARED := tests/zs2 tests/manifests
 
-.PHONY: help demo setup test test-slow chaos check format clean mini
+.PHONY: help demo setup test test-slow test-postgres chaos check format clean mini
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -34,15 +34,19 @@ test: $(VENV)/.dev ## the tests, a quarter of an hour on two cores
 	$(BIN)/python -m pytest -q -m "not slow" $(addprefix --ignore ,$(SHARED))
 
 test-slow: $(VENV)/.dev ## the longer proofs
-	$(BIN)/python -m pytest -q -m "slow and not soak"
+	$(BIN)/python -m pytest -q -m "slow and not soak and not postgres"
+
+test-postgres: $(VENV)/.dev ## a deployed render whose Prefect server is on Debian's PostgreSQL
+	$(BIN)/python -m pytest -q -m postgres
 
 chaos: $(VENV)/.dev ## kill a run's processes in every window, and its power; about half an hour
 	$(BIN)/python -m infra.chaos
 
-check: $(VENV)/.dev ## formatting, lint, types
+check: $(VENV)/.dev ## formatting, lint, types, deployment files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+	$(BIN)/python -m infra.deployment_files
 
 format: $(VENV)/.dev ## format and mend what can be mended
 	$(BIN)/ruff format .

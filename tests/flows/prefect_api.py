@@ -10,7 +10,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,16 @@ def ask(url: str, body: dict[str, Any] | None = None) -> Any:
 
 
 @contextmanager
-def prefect_server(home: Path) -> Generator[str]:
-    """A server with a home of its own; its API's URL."""
+def prefect_server(home: Path, more: Mapping[str, str] | None = None) -> Generator[str]:
+    """A server with a home of its own; its API's URL.
+
+    Args:
+        more: variables of its environment, such as those of a database that is not SQLite's.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     variables = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    variables |= more or {}
     process = subprocess.Popen(
         [*(sys.executable, "-m", "prefect", "server", "start", "--no-ui"), "--port", str(port)],
         stdout=subprocess.DEVNULL,
