@@ -1,4 +1,4 @@
-"""Runs report to a webhook how they ended: infra/notifications.yaml on a real server, a receiver on loopback."""
+"""Runs report to a webhook how they ended: a real server, its automation, a receiver on loopback."""
 
 from __future__ import annotations
 
