@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_manifest, cli_results
+from flows import cli_dataset, cli_manifest, cli_results
 from flows.console import printable, say
 from flows.options import (
     BAD_USAGE,
@@ -283,6 +283,7 @@ def doctor(as_json: JsonOption = False) -> None:
     raise typer.Exit(OK if all(check.ok for check in checks) else CANNOT_GO_ON)
 
 
+app.add_typer(cli_dataset.app)
 app.add_typer(cli_results.app)
 app.add_typer(cli_manifest.app, name="manifest")
 

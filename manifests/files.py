@@ -32,9 +32,15 @@ class LockedError(StorageError):
     """Another run holds the run folder."""
 
 
-def sweep_temporary(root: Path, abandoned_after: float = ABANDONED_AFTER) -> int:
+def sweep_temporary(
+    root: Path, abandoned_after: float = ABANDONED_AFTER, *, deep: bool = True
+) -> int:
     """Remove what dead attempts left below `root`: those of this host whose process is gone, and any
-    not written to for `abandoned_after` seconds. Returns how many went."""
+    not written to for `abandoned_after` seconds. Returns how many went.
+
+    Args:
+        deep: in its folders, too.
+    """
     swept = 0
     for folder, folders, files in os.walk(root):
         for name in [*folders, *files]:
@@ -46,6 +52,8 @@ def sweep_temporary(root: Path, abandoned_after: float = ABANDONED_AFTER) -> int
             path = Path(folder, name)
             if _abandoned(path, match[1], int(match[2]), abandoned_after):
                 swept += remove(path)
+        if not deep:
+            break
     return swept
 
 

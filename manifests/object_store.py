@@ -168,6 +168,18 @@ class ObjectStore:
             )
         return done["e_tag"] or ""
 
+    def copy(self, name: str, to: str) -> None:
+        """Copy an object to another name, inside the store.
+
+        Raises:
+            ChangedError: it is gone.
+        """
+        try:
+            with self._told(name):
+                obstore.copy(self._bucket, self._prefix + name, self._prefix + to)
+        except FileNotFoundError as error:
+            raise ChangedError(f"{self.url_of(name)}: it is gone") from error
+
     def write(self, name: str, data: bytes) -> str:
         """Put an object of these bytes; returns its etag."""
         with self._told(name):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -103,7 +103,9 @@ def meta_columns(root: Path) -> list[str]:
     return []
 
 
-def summarise_scores(root: Path, scorer: str, by: str | None = None) -> list[Summary]:
+def summarise_scores(
+    root: Path, scorer: str, by: str | None = None, *, keep: Callable[[str], bool] | None = None
+) -> list[Summary]:
     """Means and 95 % intervals of the scores that a scorer gave the clips as they are now.
 
     Clips of one prompt are averaged first, so intervals tell of other prompts of the same kind. Holds
@@ -111,12 +113,15 @@ def summarise_scores(root: Path, scorer: str, by: str | None = None) -> list[Sum
 
     Args:
         by: a column: one summary for each of its values, by value.
+        keep: whether a clip counts, by its id; default all.
 
     Raises:
         ColumnError: a column with more than 100 values.
     """
     groups: dict[str, _Group] = {}
     for record, values in scored_rows(root, scorer, by):
+        if keep is not None and not keep(record["id"]):
+            continue
         name = ALL if by is None else value_of(record, by)
         if name not in groups and len(groups) == MOST_GROUPS:
             raise ColumnError(
