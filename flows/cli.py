@@ -99,6 +99,10 @@ def render(
         float,
         typer.Option(help="Seconds to wait for these, and while other runs hold the cluster."),
     ] = 3600,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(help="Where this machine's Ray serves metrics to Prometheus; default any."),
+    ] = None,
     keep_latents: Annotated[
         bool, typer.Option("--keep-latents", help="Post-processing can change without sampling.")
     ] = False,
@@ -127,6 +131,7 @@ def render(
         min_nodes=min_nodes,
         min_gpus=min_gpus,
         cluster_wait=cluster_wait,
+        metrics_port=metrics_port,
         keep_latents=keep_latents,
         shard_rows=shard_rows,
         row_deadline=row_deadline,

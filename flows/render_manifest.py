@@ -16,8 +16,10 @@ from typing import Any
 from uuid import uuid4
 
 from prefect import flow
+from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.run_log import RunLog
 from flows.settings import RenderSettings, default_out
 from flows.verdict import RowsFailedError, has_failed, told_of_failures
 from manifests.object_store import is_url
@@ -25,6 +27,7 @@ from manifests.read import Manifest, open_manifest
 from manifests.row import check_defaults
 from manifests.run_file import write_json
 from manifests.storage import RunFolder, StorageError
+from tasks.artifacts import Progress, progress_artifact
 from tasks.crew import Crew
 from tasks.job import Engine
 from tasks.live_gallery import live_gallery
@@ -87,7 +90,7 @@ def render_manifest(
     folder = RunFolder(out or default_out(manifest)).create()
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
     called_by = caller.get()
-    with folder.lock(run_id), _log_file(folder, run_id, called_by):
+    with folder.lock(run_id), _log_file(folder, run_id), _flow_run_log(called_by):
         folder.pull()
         folder.sweep_temporary()
         run_file = _begin_run_file(folder, run_id, manifest, source, settings)
@@ -105,7 +108,10 @@ def render_manifest(
             )
             title = Path(manifest).name
             with _interruptible(run, called_by):
-                with live_gallery(folder, title, made.rows):
+                with (
+                    live_gallery(folder, title, made.rows),
+                    progress_artifact(lambda: _progress(run, made)),
+                ):
                     _render_shards(run, made)
                 summary = publish_run(run, made, title, settings.price_per_hour)
         folder.sweep_temporary()  # what actors that died in this run left
@@ -159,6 +165,12 @@ def _upload_if_possible(folder: RunFolder, path: Path) -> None:
         folder.upload(path)
     except StorageError as error:
         log.warning("%s was not uploaded: %s", path.name, error)
+
+
+def _progress(run: RenderRun, made: Plan) -> Progress:
+    ended = run.tally.statuses
+    bad = ended["failed"] + ended["invalid"]
+    return Progress(made.done + ended["ok"] + bad, made.rows, bad)
 
 
 def _render_shards(run: RenderRun, made: Plan) -> None:
@@ -231,15 +243,14 @@ class _LogFile(logging.FileHandler):
 
 
 @contextmanager
-def _log_file(folder: RunFolder, run_id: str, caller: Caller) -> Generator[None]:
+def _log_file(folder: RunFolder, run_id: str) -> Generator[None]:
     path = folder.logs / f"{run_id}.log"
     handler = _LogFile(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger = logging.getLogger("zs2")
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
-    # On the command line progress and errors are all that is shown; elsewhere Prefect shows these.
-    logger.propagate = caller is NOBODY
+    logger.propagate = False  # progress and errors are all that the command line shows
     try:
         yield
     finally:
@@ -248,6 +259,21 @@ def _log_file(folder: RunFolder, run_id: str, caller: Caller) -> Generator[None]
         handler.close()
         if path.exists():
             _upload_if_possible(folder, path)
+
+
+@contextmanager
+def _flow_run_log(caller: Caller) -> Generator[None]:
+    """Into the flow run's log in Prefect, unless a command line shows what there is to see."""
+    if caller is not NOBODY:
+        yield
+        return
+    handler, logger = RunLog(get_run_logger().log), logging.getLogger("zs2")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 @contextmanager

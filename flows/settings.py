@@ -63,6 +63,12 @@ class RenderSettings(BaseModel):
     local_gpus: int | None = Field(
         None, ge=0, description="GPUs of the local cluster; empty lets Ray find them."
     )
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Where the local cluster serves metrics to Prometheus; empty lets Ray choose.",
+    )
     samplers: int | None = Field(
         None, ge=1, description="Sampler actors; empty is one a GPU, or one a CPU core."
     )
@@ -107,6 +113,7 @@ class RenderSettings(BaseModel):
             min_nodes=self.min_nodes,
             min_gpus=self.min_gpus,
             wait=self.cluster_wait,
+            metrics_port=self.metrics_port,
         )
 
 

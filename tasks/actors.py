@@ -24,6 +24,7 @@ from tasks.best_of import sample_best
 from tasks.disk import DiskFullError, lacks_room, write_with_room
 from tasks.job import Job
 from tasks.out_of_memory import Fallbacks, OutOfMemory
+from tasks.overheard import overheard
 from tasks.previews import needs_preview, write_preview
 from tasks.warm import WarmModels
 
@@ -95,6 +96,7 @@ class SamplerActor:
         self.models = WarmModels()
         self.fallbacks = Fallbacks()
 
+    @overheard  # outside: Ray reads what is beneath
     @ray.method(num_returns=2)
     def run(self, job: Job, frames: None) -> tuple[Report | StageFailure, Any]:
         """Latents, then frames; see the module."""
@@ -128,6 +130,7 @@ class TemporalActor:
         _hide_foreign_gpus()
         import_module("tasks.temporal_sr")
 
+    @overheard
     @ray.method(num_returns=2)
     def run(self, job: Job, frames: stages.Frames) -> tuple[Report | StageFailure, Any]:
         """Frames in between; see the module."""
@@ -141,6 +144,7 @@ class SpatialActor:
         _hide_foreign_gpus()
         import_module("tasks.spatial_sr")
 
+    @overheard
     @ray.method(num_returns=2)
     def run(self, job: Job, frames: stages.Frames) -> tuple[Report | StageFailure, Any]:
         """Larger frames; see the module."""
@@ -155,6 +159,7 @@ class AssembleActor:
         import_module("tasks.assemble")
         self.folder = RunFolder(root)
 
+    @overheard
     @ray.method(num_returns=2)
     def run(self, job: Job, frames: stages.Frames) -> tuple[Report | StageFailure, None]:
         """The file; no frames come back."""

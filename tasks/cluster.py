@@ -32,12 +32,15 @@ class ClusterError(RuntimeError):
     """Ray cannot be reached or lacks what was asked; the message says what to do."""
 
 
-def connect(address: str | None = None, local_gpus: int | None = None) -> list[Resources]:
+def connect(
+    address: str | None = None, local_gpus: int | None = None, metrics_port: int | None = None
+) -> list[Resources]:
     """Join the Ray cluster at `address`, or start a local one; returns what each node has.
 
     Args:
         address: as `ray.init` takes it; None starts a local cluster, and never joins one by chance.
         local_gpus: GPUs of the local cluster; None lets Ray find them.
+        metrics_port: where the local cluster serves its metrics; None lets Ray choose.
 
     Raises:
         ClusterError: no cluster there.
@@ -46,7 +49,7 @@ def connect(address: str | None = None, local_gpus: int | None = None) -> list[R
     # Ray prints what it hears of died workers to standard output, where `--json` has its result.
     ray._private.worker.print_to_stdstream = _log_what_ray_says  # pyright: ignore
     with _own_sigterm():
-        _join(address, local_gpus)
+        _join(address, local_gpus, metrics_port)
     return nodes()
 
 
@@ -155,7 +158,7 @@ def _log_what_ray_says(data: dict[str, Any], ignore_prefix: bool) -> None:
     log.info("Ray: %s", "\n".join(data["lines"]))
 
 
-def _join(address: str | None, local_gpus: int | None) -> None:
+def _join(address: str | None, local_gpus: int | None, metrics_port: int | None) -> None:
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is not None:
         try:
@@ -169,7 +172,8 @@ def _join(address: str | None, local_gpus: int | None) -> None:
     else:
         cores = len(os.sched_getaffinity(0))
         try:
-            _start_local({"num_cpus": cores, "num_gpus": local_gpus, **common})
+            own = {"num_cpus": cores, "num_gpus": local_gpus, "_metrics_export_port": metrics_port}
+            _start_local({**own, **common})
         except Exception as error:  # Ray raises what comes, also bare Exceptions
             raise ClusterError(
                 f"Ray does not start on this machine ({type(error).__name__}: {error}); it needs a "

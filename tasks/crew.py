@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.job import CALL_DEADLINE
 
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
     from tasks.pipeline import Pipeline
     from tasks.placement import Placement, Spawners
+    from tasks.telemetry import Telemetry
 
 log = logging.getLogger("zs2.ray")
 
-WATCH_SECONDS = 5.0  # between looks at whether the cluster still lives
+WATCH_SECONDS = 5.0  # between looks at whether the cluster still lives, and how busy it is
 CLUSTER_WAIT = 3600.0  # seconds for nodes to come up, and for other runs to leave room
 GO_ON = "the same command goes on where it stopped"
 
@@ -41,6 +42,7 @@ class Cluster:
     min_nodes: int = 0
     min_gpus: int = 0
     wait: float = CLUSTER_WAIT
+    metrics_port: int | None = None
 
 
 class Crew:
@@ -68,7 +70,7 @@ class Crew:
         self._spawners = spawners
         self._root = root
         self._rows = rows
-        self._opened: Future[tuple[Pipeline, Placement]] = Future()
+        self._opened: Future[_Opened] = Future()
         self._closing = Event()
         self._description = ""
         self._thread = Thread(target=self._live, name="zs2-crew", daemon=True)
@@ -80,11 +82,19 @@ class Crew:
         Raises:
             ClusterError: no cluster, or no room in it. Interrupted: before there was room.
         """
-        return self._opened.result()[0]
+        return self._opened.result().pipeline
 
     def placement(self) -> Placement:
         """How the actors were placed; waits as `pipeline` does."""
-        return self._opened.result()[1]
+        return self._opened.result().placement
+
+    def telemetry(self) -> Telemetry:
+        """Who tells Prometheus of the run; waits as `pipeline` does."""
+        return self._opened.result().telemetry
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closing.is_set()
 
     def description(self) -> str:
         """The cluster found and what the run has of it; waits as `pipeline` does."""
@@ -126,9 +136,9 @@ class Crew:
             self._opened.set_exception(error)
             return
         self._opened.set_result(opened)
-        pipeline = opened[0]
+        pipeline = opened.pipeline
         try:
-            self._watch(pipeline)
+            self._watch(opened)
         except Exception as error:
             pipeline.give_up(error)
         # The thread that starts a local cluster has to outlive it: the kernel ends Ray's processes
@@ -136,17 +146,20 @@ class Crew:
         self._closing.wait()
         pipeline.close()
 
-    def _watch(self, pipeline: Pipeline) -> None:
-        """Look now and then whether the cluster still lives, until it does not or the run closes."""
+    def _watch(self, opened: _Opened) -> None:
+        """Look now and then whether the cluster still lives, and how busy it is, until it does not or
+        the run closes."""
         from tasks.cluster import ClusterError, cluster_fault
 
         while not self._closing.wait(WATCH_SECONDS):
             fault = cluster_fault()
             if fault is not None:
-                pipeline.give_up(ClusterError(f"{fault}; {GO_ON}"))
+                opened.pipeline.give_up(ClusterError(f"{fault}; {GO_ON}"))
                 return
+            opened.telemetry.look(opened.pipeline.loads())
 
-    def _start(self) -> tuple[Pipeline, Placement]:
+    def _start(self) -> _Opened:
+        from tasks import telemetry
         from tasks.cluster import Patience, await_size, connect, in_words, nodes
         from tasks.pipeline import Pipeline, Stage
         from tasks.placement import Placement, keep_room, place, place_beside_others
@@ -158,7 +171,7 @@ class Crew:
             "threads": cluster.threads,
             "gpus_per_sampler": cluster.gpus_per_sampler,
         }
-        found, group = connect(cluster.address, cluster.local_gpus), None
+        found, group = connect(cluster.address, cluster.local_gpus, cluster.metrics_port), None
         seconds = 0.0 if cluster.address is None else cluster.wait  # a local one does not grow
         patience = Patience(seconds, self._tell, self._interrupted)
         await_size(cluster.min_nodes, cluster.min_gpus, patience)
@@ -182,4 +195,12 @@ class Crew:
                 Stage(pools["assemble"]),
             ]
         )
-        return pipeline, placement
+        return _Opened(pipeline, placement, telemetry.Telemetry(self._root))
+
+
+class _Opened(NamedTuple):
+    """What there is once the cluster is joined."""
+
+    pipeline: Pipeline
+    placement: Placement
+    telemetry: Telemetry

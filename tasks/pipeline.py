@@ -33,6 +33,7 @@ from tasks.pool import (
     wait,
     why_not_born,
 )
+from tasks.telemetry import Load
 
 log = logging.getLogger("zs2.pipeline")
 
@@ -122,6 +123,15 @@ class Pipeline:
             self._closing = True
             self._wake.notify_all()
         self._tell_sources()
+
+    def loads(self) -> dict[str, Load]:
+        """How busy each stage is, as seen from another thread in passing."""
+        found: dict[str, Load] = {}
+        for stage, waiting in zip(self.stages, self._waiting, strict=True):
+            held = [len(worker.calls) for worker in stage.pool.workers if worker.ready]
+            busy = sum(count > 0 for count in held)
+            found[stage.pool.name] = Load(len(held), busy, len(waiting) + sum(held) - busy)
+        return found
 
     # The scheduling thread.
 
@@ -245,6 +255,8 @@ class Pipeline:
             self._end_failed_call(stage, worker, flight, said)
             return
         stage.pool.note_answer()
+        for warned in said.pop("warned", ()):
+            log.warning("row %s: %s: %s", flight.job.row.id, stage.pool.name, warned)
         notes = [each for each in (flight.report.get("note"), said.get("note")) if each]
         flight.report |= said
         if notes:  # each stage may have its own

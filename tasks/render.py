@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from manifests.journal import Journal
@@ -19,11 +21,13 @@ from manifests.read import Manifest
 from manifests.result import ResultRow
 from manifests.storage import RunFolder
 from manifests.validate import Problem, format_problems
+from tasks.artifacts import leave_artifacts
 from tasks.crew import Cluster, Crew
 from tasks.job import Ending, Engine, result_row
 from tasks.pipeline import Pipeline
 from tasks.plan import SHARD_ROWS, Catalogue, Plan, Shard, jobs_of, make_plan
-from tasks.publish import Tally, failures_by_cause, publish, summary_markdown
+from tasks.publish import Tally, publish
+from tasks.telemetry import Telemetry, endpoint
 
 log = logging.getLogger("zs2.render")
 
@@ -36,6 +40,29 @@ class InvalidManifestError(ValueError):
     def __init__(self, made: Plan) -> None:
         super().__init__(format_problems(made.problems))
         self.plan = made
+
+
+@dataclass
+class ShardTally:
+    """What became of a shard.
+
+    Attributes:
+        statuses: of the rows that have ended.
+        ended: their ids, while it goes on: a task that Prefect retries leaves these out.
+    """
+
+    index: int
+    rows: int
+    model: str
+    seconds: float = 0.0
+    statuses: Counter[str] = field(default_factory=Counter[str])
+    ended: set[str] = field(default_factory=set[str])
+
+    def cells(self) -> dict[str, Any]:
+        """Its row of a table."""
+        counts = {status: self.statuses[status] for status in ("ok", "failed")}
+        own = {"shard": self.index, "model": self.model, "rows": self.rows}
+        return {**own, **counts, "seconds": round(self.seconds, 1)}
 
 
 class RenderRun:
@@ -77,8 +104,11 @@ class RenderRun:
         self.shard_rows = shard_rows
         self.observer = observer
         self.tally = Tally()
+        self.shards: dict[int, ShardTally] = {}
+        self.left = 0
         self.journal = Journal(folder.results, run_id, folder.commit_journal)
-        self._crew = crew
+        # One that was closed served an earlier attempt, where Prefect retries the flow.
+        self._crew = None if crew is None or crew.is_closed else crew
         self._opening = threading.Lock()
         self._interrupted = threading.Event()
         self.began = datetime.now(UTC)
@@ -106,10 +136,21 @@ class RenderRun:
             pipeline = self._crew.pipeline()
             if not self._started:
                 log.info("Ray: %s", self._crew.description())
-            self._started = self._started or time.monotonic()
+                self._begin(self._crew.telemetry())
         if self.is_interrupted:
             pipeline.drain()
         return pipeline
+
+    def _begin(self, telemetry: Telemetry) -> None:
+        self._started = time.monotonic()
+        telemetry.count(self.tally.statuses)  # refused while the cluster was not there yet
+        telemetry.left(self.left)
+        log.info("metrics for Prometheus: %s", endpoint() or "none: Ray serves none on this node")
+
+    def shard(self, shard: Shard) -> ShardTally:
+        """A shard's tally: the same one where its task is tried again."""
+        made = ShardTally(shard.index, len(shard.positions), shard.signature.location)
+        return self.shards.setdefault(shard.index, made)
 
     def interrupt(self) -> None:
         """Finish what is in flight and take no further rows. Safe in a signal handler's thread."""
@@ -122,14 +163,21 @@ class RenderRun:
     def is_interrupted(self) -> bool:
         return self._interrupted.is_set()
 
-    def end(self, ending: Ending) -> None:
+    def end(self, shard: ShardTally, ending: Ending) -> None:
         """A row has ended: into the journal first, then everything else."""
         row = result_row(ending)
         self.journal.append(row)
+        shard.ended.add(row.id)
+        shard.statuses[row.status] += 1
+        self.left -= 1
         if ending.status == "ok" and not self.keep_latents:
             self.folder.forget_latents(ending.job.sample_digest)
         self.tally.add(row, ending.report)
         self._clock()
+        if self._crew is not None:
+            self._crew.telemetry().end(row)
+            self._crew.telemetry().left(self.left)
+        _say(row)
         if self.observer is not None:
             self.observer(row)
 
@@ -158,6 +206,19 @@ class RenderRun:
             self.observer(row)
 
 
+def _say(row: ResultRow) -> None:
+    """Into the log: a failure, and what an actor noted of a row that is ok. Where it is read by
+    people, rows with the same cause are summed up."""
+    if row.status == "ok" and not row.error_message:
+        return
+    told = next(iter((row.error_message or "").splitlines()), "")
+    what = "ok, with a note" if row.status == "ok" else f"{row.status} at {row.stage}"
+    cause = (row.status, row.stage, row.error_type)
+    log.warning(
+        "row %s: %s: %s: %s", row.id, what, row.error_type, told, extra={"zs2_cause": cause}
+    )
+
+
 @task(name="plan", cache_policy=NO_CACHE, persist_result=False)
 def plan(run: RenderRun, skip_invalid: bool) -> Plan:
     """Validate the manifest, drop what is done, cut the rest into shards.
@@ -165,6 +226,7 @@ def plan(run: RenderRun, skip_invalid: bool) -> Plan:
     Raises:
         InvalidManifestError: bad rows, unless they are to be skipped (then they are in the journal).
     """
+    run.tally = Tally()  # a second attempt counts anew
     made = make_plan(
         run.manifest,
         run.catalogue,
@@ -178,6 +240,7 @@ def plan(run: RenderRun, skip_invalid: bool) -> Plan:
     )
     if made.invalid_rows and not skip_invalid:
         raise InvalidManifestError(made)
+    run.left = made.work.rows
     return made
 
 
@@ -193,16 +256,24 @@ def render_shard(run: RenderRun, shard: Shard, rows: int) -> int:
     Args:
         rows: of the whole run, which the first shard starts the actors for.
     """
+    tally = run.shard(shard)
     jobs = jobs_of(shard, run.manifest, run.catalogue, run.defaults, run.engine)
-    run.pipeline(rows).render(jobs, run.end)
-    return len(shard.positions)
+    started = time.monotonic()
+    try:
+        run.pipeline(rows).render(
+            (job for job in jobs if job.row.id not in tally.ended), partial(run.end, tally)
+        )
+    finally:
+        tally.seconds += time.monotonic() - started
+    tally.ended.clear()
+    return tally.rows
 
 
 @task(name="publish", cache_policy=NO_CACHE, persist_result=False)
 def publish_run(
     run: RenderRun, plan: Plan, title: str, price_per_hour: float | None
 ) -> dict[str, Any]:
-    """Compact the ledger and write metadata, summary and gallery, and the summary as an artifact."""
+    """Compact the ledger and write metadata, summary and gallery, and Prefect's artifacts."""
     run.journal.close()
     summary = publish(
         run.folder,
@@ -213,19 +284,6 @@ def publish_run(
         price_per_hour=price_per_hour,
         since=run.began,
     )
-    _leave_artifact(run.folder, title, summary)
+    shards = [shard.cells() for _, shard in sorted(run.shards.items())]
+    leave_artifacts(run.folder, title, summary, shards)
     return summary
-
-
-def _leave_artifact(folder: RunFolder, title: str, summary: Mapping[str, Any]) -> None:
-    """The summary for those who look at the flow run in Prefect."""
-    svg = folder.throughput_file.read_text("utf-8") if "throughput" in summary else None
-    causes = failures_by_cause(folder)
-    try:
-        create_markdown_artifact(
-            summary_markdown(folder.address, title, summary, causes, svg),
-            key="render-summary",
-            description=f"What became of {title}",
-        )
-    except Exception as error:  # of any kind: the videos are there, whatever Prefect's server says
-        log.warning("no artifact of the summary: %s: %s", type(error).__name__, error)

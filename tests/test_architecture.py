@@ -1,8 +1,8 @@
 """The import rule of the house, proved by walking syntax trees, and what importing costs.
 
 flows → tasks → {zs2, manifests}; zs2 and manifests import nothing local; nothing imports infra.
-Prefect only in flows/ and tasks/render.py; Ray only in flows/ and in what handles the cluster in
-tasks/; no torch in manifests.
+Prefect only in flows/, tasks/render.py and tasks/artifacts.py; Ray only in flows/ and in what handles
+the cluster in tasks/; no torch in manifests.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ MAY_IMPORT = {
     "flows": {"flows", "tasks", "zs2", "manifests"},
     "infra": set(PACKAGES),
 }
-RAY = ("actors", "cluster", "placement", "pool", "render")  # modules of tasks/
+RAY = ("actors", "cluster", "placement", "pool", "render", "telemetry")  # modules of tasks/
 # Library → where it may be imported: a package, or a file of one.
 ONLY_IN = {
-    "prefect": ("flows/", "tasks/render.py", "infra/"),
+    "prefect": ("flows/", "tasks/render.py", "tasks/artifacts.py", "infra/"),
     "ray": ("flows/", *(f"tasks/{name}.py" for name in RAY), "infra/"),
     "torch": ("zs2/", "tasks/", "flows/", "infra/"),
     "diffusers": ("zs2/", "tasks/", "flows/", "infra/"),

@@ -99,7 +99,7 @@ def render_here(manifest: Path, out: Path, models: WarmModels) -> None:
             made = plan.fn(run, False)
             for shard in made.shards:
                 for job in jobs_of(shard, source, run.catalogue, {}, run.engine):
-                    run.end(_render_row(models, job, folder))
+                    run.end(run.shard(shard), _render_row(models, job, folder))
             publish_run.fn(run, made, manifest.name, None)
         write_json(folder.run_file, {**content, "state": "finished"})
 

@@ -1,0 +1,67 @@
+"""What actors hear while they work on a row, and pass on with its report."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import pytest
+
+from tasks.overheard import MOST, overheard
+
+log = logging.getLogger("zs2.test_overheard")
+
+
+@pytest.mark.filterwarnings("always")
+def test_logged_and_raised_warnings_go_into_the_report() -> None:
+    """Warnings of `logging` and of `warnings`, in one line and once each; not what is told below that
+    level, and nothing of the row before."""
+
+    @overheard
+    def run(job: str, frames: Any) -> tuple[dict[str, Any], Any]:
+        """Its words."""
+        log.info("working on %s", job)
+        for _ in range(2):
+            log.warning("%s:\nout of memory", job)
+        warnings.warn("a lens is cracked", UserWarning, stacklevel=1)
+        return {"seconds": 1}, frames
+
+    for row in ("one", "two"):
+        report, frames = run(row, 7)
+        first, second = report["warned"]
+        assert first == f"{row}: out of memory" and "UserWarning: a lens is cracked" in second
+        assert frames == 7 and report["seconds"] == 1
+    assert run.__doc__ == "Its words."
+
+
+def test_quiet_rows_failures_and_floods() -> None:
+    """Nothing heard, nothing added; a failure is passed on as it is; a flood is cut off."""
+    assert overheard(lambda: ({"a": 1}, None))() == ({"a": 1}, None)
+    failure = object()
+
+    def fail() -> tuple[object, None]:
+        log.warning("before it failed")
+        return failure, None
+
+    assert overheard(fail)() == (failure, None)
+
+    def flood() -> tuple[dict[str, Any], None]:
+        for number in range(100):
+            log.warning("number %d %s", number, "x" * 10_000)
+        return {}, None
+
+    heard = overheard(flood)()[0]["warned"]
+    assert len(heard) == MOST and all(len(text) <= 500 for text in heard)
+
+
+def test_a_row_that_raises_leaves_no_ear_behind() -> None:
+    """An exception passes, and the next row's warnings are its own."""
+    before = list(logging.getLogger().handlers)
+
+    def broken() -> tuple[object, None]:
+        raise KeyError("no")
+
+    with pytest.raises(KeyError):
+        overheard(broken)()
+    assert logging.getLogger().handlers == before
