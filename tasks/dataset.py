@@ -133,10 +133,13 @@ def publish_dataset(
         TooFewError: fewer clips passed than the recipe wants; nothing is published.
         PublishedError: another recipe's was published meanwhile. LockedError: a run goes on.
     """
+    done = published(place, recipe)
+    if done is not None:
+        return done
     folder = RunFolder(place.run)
     with folder.lock(f"publish-{uuid4().hex[:6]}"):
         done = published(place, recipe)
-        if done is not None:  # by another run of the date, while this one waited
+        if done is not None:  # by another run of the date, just now
             return done
         folder.pull()
         for path in (scores_file(folder.root), folder.metadata_file):
