@@ -22,7 +22,8 @@ raylets() {
 }
 
 others=$(raylets)
-ray start --address "$RAY_ADDRESS" --num-cpus 0 --num-gpus 0 --disable-usage-stats
+ray start --address "$RAY_ADDRESS" --num-cpus 0 --num-gpus 0 --disable-usage-stats \
+  ${RAY_METRICS_PORT:+--metrics-export-port "$RAY_METRICS_PORT"}
 node=$(comm -13 <(echo "$others") <(raylets))
 [[ "$node" =~ ^[0-9]+$ ]] || { echo "expected one new Ray node here, found: ${node:-none}" >&2; exit 1; }
 
