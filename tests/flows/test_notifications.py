@@ -80,7 +80,7 @@ def test_finished_failed_and_crashed_runs_are_reported(
 
     def start(manifest: Path) -> str:
         out = tmp_path / f"out-{manifest.stem[:4]}"
-        return service.start("render-manifest/bulk", {"manifest": str(manifest), "out": str(out)})
+        return service.run("render-manifest/bulk", "-p", f"manifest={manifest}", "-p", f"out={out}")
 
     completed, failed, killed = start(good), start(tmp_path / "none.parquet"), start(slow)
     service.await_state(killed, "RUNNING")
