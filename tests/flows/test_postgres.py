@@ -11,7 +11,7 @@ import pytest
 from tests.flows.deployed import Deployed
 from tests.flows.postgres import Postgres, binaries, postgres
 from tests.flows.prefect_api import prefect_server
-from tests.flows.running import write_rows
+from tests.flows.running import TIME_LIMIT, wait_until, write_rows
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,7 +31,10 @@ def database() -> Iterator[Postgres]:
 
 @pytest.fixture
 def deployed(database: Postgres, tmp_path: Path) -> Iterator[Deployed]:
-    variables = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url}
+    variables = {
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url,
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
+    }
     with prefect_server(tmp_path / "server", variables) as url:
         made = Deployed(url, tmp_path)
         yield made
@@ -43,7 +46,8 @@ def test_a_deployment_renders_with_its_state_in_postgres(
 ) -> None:
     """Work pool, deployments and worker on a Prefect server whose database is Debian's PostgreSQL:
     `prefect deployment run render-manifest/bulk` leaves every video, and the flow run, its state
-    and its artifacts are rows of that database; no SQLite file was made."""
+    and its artifacts are rows of that database; no SQLite file was made. The server plans the runs of
+    the nightly schedule ahead once it is resumed."""
     row = {"prompt": "a", "model": str(tiny_model), "num_inference_steps": 2, "num_frames": 4}
     manifest = write_rows(tmp_path / "m.parquet", [{"id": f"r{i}", **row} for i in range(3)])
     out = tmp_path / "out"
@@ -61,3 +65,7 @@ def test_a_deployment_renders_with_its_state_in_postgres(
     (artifacts,) = database.ask(f"select count(*) from artifact where flow_run_id = '{run}'")
     assert int(artifacts[0]) >= 1
     assert not list((tmp_path / "server").rglob("*.db"))
+
+    deployed.prefect("deployment", "schedule", "resume", "--all")
+    planned = "select count(*) from flow_run where auto_scheduled and state_type = 'SCHEDULED'"
+    assert wait_until(lambda: database.ask(planned) != [["0"]], TIME_LIMIT)
