@@ -235,3 +235,26 @@ def test_the_checks_are_of_the_right_kind() -> None:
         "kubernetes/render-job.yaml",
     }
     assert check_kubernetes.__name__ == "check_kubernetes"
+
+
+README = (INFRA / "README.md").read_text("utf-8")
+
+
+def test_the_readme_names_what_there_is() -> None:
+    """Every file of this folder that infra/README.md names or links to is there."""
+    named = set(re.findall(r"\]\(([\w./-]+)\)", README))
+    named |= set(re.findall(r"(?:^|[\s=])(?:-f )?infra/([\w./-]+\w)", README))
+    table = README.partition("## One server")[0]
+    named |= {name for name in re.findall(r"`([\w./-]+)`", table) if "-" not in name or "." in name}
+    named -= {"render-manifest/bulk"}
+    assert {"worker.sh", "kubernetes/", "object_store.md", ".env.example"} <= named
+    made = {".env"}  # by the reader, of .env.example
+    assert [name for name in sorted(named - made) if not (INFRA / name).exists()] == []
+
+
+def test_the_way_to_a_nightly_run_has_ten_commands() -> None:
+    """As infra/README.md promises; and it ends with the schedule switched on."""
+    section = README.partition("## One server")[2].partition("\n## ")[0]
+    lines = section.partition("```sh\n")[2].partition("```")[0].strip().splitlines()
+    assert len(lines) == 10
+    assert lines[-1] == "prefect deployment schedule resume --all"
