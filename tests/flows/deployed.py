@@ -11,6 +11,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from tests.flows.prefect_api import ask, prefect_server
 from tests.flows.running import TIME_LIMIT, environment, processes, wait_until
@@ -26,18 +27,19 @@ class Deployed:
 
     Args:
         url: of the server's API.
-        folder: the clients' home; its name marks all processes of the worker.
+        folder: the clients' home; it marks all processes of the worker.
         variables: further ones of the worker's environment, which its runs inherit.
     """
 
     def __init__(self, url: str, folder: Path, variables: Mapping[str, str] | None = None) -> None:
         self.url = url
-        self.mark = f"ZS2_TEST={folder.name}"
+        mark = str(folder)
+        self.mark = f"ZS2_TEST={mark}"
         self.environment = environment(
             PREFECT_API_URL=url,
             PREFECT_HOME=str(folder / "client"),
             PREFECT_WORKER_QUERY_SECONDS="1",
-            ZS2_TEST=folder.name,
+            ZS2_TEST=mark,
             PYTHONPATH=str(PROJECT),
             **(variables or {}),
         )
@@ -88,9 +90,19 @@ class Deployed:
 
     def start(self, deployment: str, parameters: Mapping[str, Any], **more: Any) -> str:
         """A run by the server's API, which spares the seconds of a command; the flow run's id."""
-        found = self.deployment(deployment)["id"]
-        body = {"parameters": dict(parameters), **more}
-        return ask(f"{self.url}/deployments/{found}/create_flow_run", body)["id"]
+        # Asked again where the server was too busy to answer, which the key makes the same run.
+        key = str(uuid4())
+        body = {"parameters": dict(parameters), "idempotency_key": key, **more}
+        made: list[Any] = []
+
+        def is_made() -> bool:
+            found = self.deployment(deployment)
+            url = f"{self.url}/deployments/{(found or {}).get('id')}/create_flow_run"
+            made.append(ask(url, body))
+            return made[-1] is not None
+
+        assert wait_until(is_made, TIME_LIMIT), "the server takes no run"
+        return made[-1]["id"]
 
     def deployment(self, name: str) -> Any:
         return ask(f"{self.url}/deployments/name/{name}")

@@ -19,7 +19,16 @@ from tests.flows.running import environment, wait_until
 
 
 def ask(url: str, body: dict[str, Any] | None = None) -> Any:
-    """The JSON answer of a server; None while it does not answer."""
+    """The JSON answer of a server; None while it does not answer, or where it refuses."""
+    return _send(url, body)
+
+
+def post(url: str, body: list[Any]) -> Any:
+    """The same for what takes a list."""
+    return _send(url, body)
+
+
+def _send(url: str, body: dict[str, Any] | list[Any] | None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
@@ -38,7 +47,11 @@ def prefect_server(home: Path, more: Mapping[str, str] | None = None) -> Generat
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    variables = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    variables = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",  # it looks once a minute by default
+    }
     variables |= more or {}
     process = subprocess.Popen(
         [*(sys.executable, "-m", "prefect", "server", "start", "--no-ui"), "--port", str(port)],
