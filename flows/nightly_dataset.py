@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
+from pydantic import Field
 
 from flows.evaluate_renders import evaluate_renders
 from flows.render_manifest import render_manifest
@@ -22,6 +23,9 @@ from tasks.dataset import publish_dataset, put_manifest
 from tasks.dataset_place import Place, place_of, published, switch_latest
 from zs2.clip_score import BUNDLED_SCORER
 
+# Prefect's server knows patterns and no dates: with this it refuses `yesterday` before a run starts.
+Day = Annotated[datetime.date, Field(json_schema_extra={"pattern": r"^\d{4}-\d{2}-\d{2}$"})]
+
 
 @flow(  # pyright: ignore[reportCallIssue, reportUntypedFunctionDecorator]
     name="nightly-dataset", flow_run_name="dataset {recipe}", persist_result=False
@@ -29,7 +33,7 @@ from zs2.clip_score import BUNDLED_SCORER
 def nightly_dataset(
     recipe: str,
     out: str = "datasets",
-    date: datetime.date | None = None,
+    date: Day | None = None,
     settings: RenderSettings | None = None,
     scoring_workers: int | None = None,
     scoring_device: str = "cpu",

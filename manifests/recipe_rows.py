@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date as Date
 from hashlib import blake2b, sha256
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
-from manifests.build import build_from, slug, suffix
+from manifests.build import SLUG, build_from, slug, suffix
 from manifests.columns import META
 from manifests.kinds import describe
 from manifests.recipe import OWN_META, SLOT, Range, Recipe, Template, quota_draws
 from manifests.recipe_file import RecipeError, is_whole
 
-MOST_ID = 128  # characters
+MOST_OF_GRID = 128 - len("2026-11-21-1000000-") - SLUG  # characters of an id
 DIGITS = 6  # of a drawn number: as it is read, and the same whatever the machine's logarithm
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -59,7 +59,10 @@ def recipe_rows(recipe: Recipe, date: Date) -> Iterator[dict[str, Any]]:
     picks = {slot: _slot_values(recipe, slot, draw) for slot in recipe.slots}
     templates = list(range(len(recipe.prompts)))
     weights = [template.weight for template in recipe.prompts]
-    points = [*product(*recipe.grid.values())]
+    points = [
+        dict(zip(recipe.grid, values, strict=True)) for values in product(*recipe.grid.values())
+    ]
+    ends = _ends(points)
     has_seed = any("seed" in table for table in (recipe.columns, recipe.grid, recipe.sampled))
     width = len(str(recipe.draws))
     for number in range(recipe.draws):
@@ -80,9 +83,8 @@ def recipe_rows(recipe: Recipe, date: Date) -> Iterator[dict[str, Any]]:
         if not has_seed:
             row["seed"] = draw("seed", number) >> 11  # 53 bits: the same number in JSON
         start = f"{date}-{number + 1:0{width}d}"
-        for index, combination in enumerate(points):
-            point = dict(zip(recipe.grid, combination, strict=True))
-            yield {"id": _id(start, row["prompt"], point, index), **row, **point}
+        for point, end in zip(points, ends, strict=True):
+            yield {"id": f"{start}-{slug(row['prompt'])}{end}", **row, **point}
 
 
 def _drawing(recipe: Recipe, date: Date) -> Draw:
@@ -157,8 +159,10 @@ def _shown(template: Template) -> str:
     return prompt if isinstance(prompt, str) else " | ".join(prompt)
 
 
-def _id(start: str, prompt: str | list[str], point: Mapping[str, Any], index: int) -> str:
-    """The date, the draw's number, words of the prompt and the grid's values, as far as they fit."""
-    end = "".join(suffix(name, value) for name, value in point.items())
-    told = f"{start}-{slug(prompt)}{end}"
-    return told if len(told) <= MOST_ID else f"{start}-point{index + 1}"
+def _ends(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How the ids of a draw end: with the grid's values; with their number where those are long, or
+    cannot be told apart by what an id may hold of them."""
+    ends = ["".join(suffix(name, value) for name, value in point.items()) for point in points]
+    if len(set(ends)) == len(ends) and max(map(len, ends)) <= MOST_OF_GRID:
+        return ends
+    return [f"-point{index + 1}" for index in range(len(points))]

@@ -40,11 +40,16 @@ class TooFewError(RuntimeError):
 
 
 def put_manifest(place: Place, build: Callable[[Path], int]) -> tuple[str, int]:
-    """Write the date's manifest into its run folder; returns its address and rows."""
+    """Write the date's manifest into its run folder; returns its address and rows.
+
+    Raises:
+        LockedError: a run of the date goes on, whose manifest this would replace.
+    """
     folder = RunFolder(place.run).create()
     path = folder.root / "manifest.parquet"
-    rows = build(path)
-    folder.upload(path)
+    with folder.lock(f"manifest-{uuid4().hex[:6]}"):
+        rows = build(path)
+        folder.upload(path)
     return folder.address_of(path), rows
 
 

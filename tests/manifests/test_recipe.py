@@ -175,14 +175,18 @@ def test_the_grid_is_whole():
 
 
 def test_long_ids_stay_ids():
-    """Where the grid's values do not fit into an id, its point's number stands there."""
+    """Where the grid's values do not fit into an id, or cannot be told apart there, the number of its
+    point stands for them."""
     lists = [[0.123456 + i / 100] * 11 for i in range(2)]
     text = f'prompts = ["{"word " * 20}"]\ncolumns.num_frames = 12\ngrid.kl_target = {lists}'
     text += f"\ngrid.momentum = {[[m] * 12 for m in (0.5, 0.25)]}\ngrid.fps = [8, 12.5]"
     text += "\ngrid.guidance_scale = [1, 2]"
     rows = rows_of(recipe_of(text, HEAD.replace("12", "16")))
     assert len({row["id"] for row in rows}) == 16
-    assert rows[15]["id"] == "2026-11-21-1-point16"
+    assert rows[15]["id"].endswith("word-word-point16")
+    alike = [f"/a/folder/of/a/rather/much/longer/name/model-{i}" for i in range(2)]
+    rows = rows_of(recipe_of(f'prompts = ["a"]\ngrid.model = {alike}'))
+    assert [row["id"] for row in rows[:2]] == ["2026-11-21-1-a-point1", "2026-11-21-1-a-point2"]
 
 
 REFUSED = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -25,7 +26,7 @@ from manifests.object_store import ObjectStore
 from manifests.recipe import Recipe, Threshold
 from manifests.recipe_file import parse_recipe
 from manifests.result import ResultRow
-from tasks.dataset import TooFewError, lacking, publish_dataset, select
+from tasks.dataset import TooFewError, lacking, publish_dataset, put_manifest, select
 from tasks.dataset_place import (
     Place,
     PublishedError,
@@ -286,14 +287,16 @@ def test_killed_it_goes_on(place: Place, identity: str, when: str):
 
 
 def test_while_its_run_goes_on(place: Place, identity: str):
-    """A date whose run folder is held is not published."""
-    import fcntl
-
+    """A date whose run folder is held is neither published nor given another manifest."""
+    before = Path(place.run, "manifest.parquet").read_bytes()
     with Path(place.run, "run.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(LockedError):
             publish(place, identity)
+        with pytest.raises(LockedError):
+            put_manifest(place, lambda path: path.write_bytes(b""))
     assert not Path(place.version).exists()
+    assert Path(place.run, "manifest.parquet").read_bytes() == before
 
 
 def test_latest_goes_forward_only(tmp_path: Path):
