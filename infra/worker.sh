@@ -27,7 +27,8 @@ ray start --address "$RAY_ADDRESS" --num-cpus 0 --num-gpus 0 --disable-usage-sta
 node=$(comm -13 <(echo "$others") <(raylets))
 [[ "$node" =~ ^[0-9]+$ ]] || { echo "expected one new Ray node here, found: ${node:-none}" >&2; exit 1; }
 
-"${worker[@]}" &
+# A shell has its background processes ignore SIGINT, which is what Prefect's worker ends itself with.
+env --default-signal=INT "${worker[@]}" &
 work=$!
 # The worker first, who lets its runs end; then the node.
 trap 'kill -TERM "$work" 2>/dev/null || true' TERM INT
