@@ -80,7 +80,8 @@ def test_finished_failed_and_crashed_runs_are_reported(
 
     def start(manifest: Path) -> str:
         out = tmp_path / f"out-{manifest.stem[:4]}"
-        return service.run("render-manifest/bulk", "-p", f"manifest={manifest}", "-p", f"out={out}")
+        parameters = json.dumps({"manifest": str(manifest), "out": str(out)})
+        return service.run("render-manifest/bulk", "--params", parameters)
 
     completed, failed, killed = start(good), start(tmp_path / "none.parquet"), start(slow)
     service.await_state(killed, "RUNNING")
