@@ -37,7 +37,7 @@ test-slow: $(VENV)/.dev ## the longer proofs
 	$(BIN)/python -m pytest -q -m "slow and not soak and not postgres"
 
 test-postgres: $(VENV)/.dev ## a deployed render whose Prefect server is on Debian's PostgreSQL
-	$(BIN)/python -m pytest -q -m postgres
+	$(BIN)/python -m pytest -q -m postgres tests/flows/test_postgres.py
 
 chaos: $(VENV)/.dev ## kill a run's processes in every window, and its power; about half an hour
 	$(BIN)/python -m infra.chaos
