@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup
 
 from tasks.crew import Cluster, Crew
 from tasks.job import Job
@@ -47,9 +46,7 @@ def noop_crew(cluster: Cluster, root: str, rows: int) -> Crew:
     return Crew(cluster, root, rows, spawners=_spawners)
 
 
-def _spawners(
-    placement: Placement, root: str, group: PlacementGroup | None
-) -> dict[str, Callable[[], Any]]:
+def _spawners(placement: Placement, root: str) -> dict[str, Callable[[], Any]]:
     def starts(stage: str) -> Callable[[], Any]:
         options = {"num_cpus": 0, "num_gpus": 0, "max_restarts": 0}
         return lambda: ray.remote(NoopActor).options(**options).remote(stage)

@@ -9,15 +9,16 @@ import logging
 import signal
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tasks.job import CALL_DEADLINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tasks.cluster import Patience
     from tasks.pipeline import Pipeline
     from tasks.placement import Placement, Spawners
     from tasks.telemetry import Telemetry
@@ -51,8 +52,8 @@ class Crew:
     Args:
         root: the run folder's address; the actors write there.
         rows: to render; there are never more samplers.
-        spawners: says of a placement, the root and the room kept what starts an actor of each stage;
-            default `Placement.spawners`.
+        spawners: says of a placement and the root what starts an actor of each stage; default
+            `Placement.spawners`.
         tell: hears what the run waits for on its cluster.
     """
 
@@ -162,27 +163,26 @@ class Crew:
         from tasks import telemetry
         from tasks.cluster import Patience, await_size, connect, in_words, nodes
         from tasks.pipeline import Pipeline, Stage
-        from tasks.placement import Placement, keep_room, place, place_beside_others
+        from tasks.placement import Placement, place
         from tasks.pool import ActorPool
 
         cluster = self._cluster
-        asked: dict[str, Any] = {
-            "samplers": cluster.samplers,
-            "threads": cluster.threads,
-            "gpus_per_sampler": cluster.gpus_per_sampler,
-        }
-        found, group = connect(cluster.address, cluster.local_gpus, cluster.metrics_port), None
+        connect(cluster.address, cluster.local_gpus, cluster.metrics_port)
         seconds = 0.0 if cluster.address is None else cluster.wait  # a local one does not grow
         patience = Patience(seconds, self._tell, self._interrupted)
         await_size(cluster.min_nodes, cluster.min_gpus, patience)
-        if cluster.address is None:  # nobody else is there
-            placement = place(found, self._rows, **asked)
-        else:
-            placement = place_beside_others(self._rows, **asked)
-            group = keep_room(placement, patience)
+        placement = place(
+            nodes(),
+            self._rows,
+            samplers=cluster.samplers,
+            threads=cluster.threads,
+            gpus_per_sampler=cluster.gpus_per_sampler,
+        )
         self._description = f"{in_words(nodes())}; {placement}"
-        spawners = (self._spawners or Placement.spawners)(placement, self._root, group)
+        spawners = (self._spawners or Placement.spawners)(placement, self._root)
         sizes = {"sample": placement.samplers}
+        if placement.most_on(nodes(free=True)):  # there is room: a sampler is coming up
+            patience = replace(patience, tell=log.debug)
         pools = {
             name: ActorPool(name, spawn, sizes.get(name, placement.post_actors), cluster.deadline)
             for name, spawn in spawners.items()
@@ -195,6 +195,8 @@ class Crew:
                 Stage(pools["assemble"]),
             ]
         )
+        if cluster.address is not None:
+            _await_sampler(pipeline, placement, patience)
         return _Opened(pipeline, placement, telemetry.Telemetry(self._root))
 
 
@@ -204,3 +206,23 @@ class _Opened(NamedTuple):
     pipeline: Pipeline
     placement: Placement
     telemetry: Telemetry
+
+
+def _await_sampler(pipeline: Pipeline, placement: Placement, patience: Patience) -> None:
+    """Until one is up: then the run goes on, and others follow as other runs leave room.
+
+    Raises:
+        ClusterError: none in that time. Interrupted: stopped meanwhile.
+    """
+    from tasks.cluster import ClusterError, in_words, nodes
+
+    def free() -> str:
+        return f"{in_words(nodes(free=True))} free"
+
+    if patience.until(pipeline.has_begun, f"room for {placement}", free):
+        return
+    pipeline.close()
+    raise ClusterError(
+        f"expected room for one of {placement} within {patience.seconds:g} s, found {free()}; "
+        "other runs hold the rest: wait longer with --cluster-wait, or limit their samplers"
+    )

@@ -101,6 +101,14 @@ class Pipeline:
         if source.error is not None:
             raise source.error
 
+    def has_begun(self) -> bool:
+        """Whether a sampler is up, or will never be."""
+        return self._error is not None or self.samplers_up() > 0
+
+    def samplers_up(self) -> int:
+        """How many samplers are up by now."""
+        return sum(worker.ready for worker in self.stages[0].pool.workers)
+
     def drain(self) -> None:
         """Take no further rows; those in flight end as usual."""
         with self._wake:

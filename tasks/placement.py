@@ -1,31 +1,29 @@
-"""How many actors of each stage a run gets, what each takes of the cluster, and room kept for them."""
+"""How many actors of each stage a run gets, and what each takes of the cluster."""
 
 from __future__ import annotations
 
-import time
+import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tasks.actors import AssembleActor, SamplerActor, SpatialActor, TemporalActor
-from tasks.cluster import ClusterError, Patience, Resources, in_words, nodes
+from tasks.cluster import ClusterError, Resources, in_words
 
-# Of a placement, the run's root and the room kept for it: what starts an actor of each stage.
-Spawners = Callable[["Placement", str, PlacementGroup | None], dict[str, Callable[[], Any]]]
-
-LINGER = 3.0  # seconds that Ray may take to note that a run which just ended has gone
+# Of a placement and the run's root: what starts an actor of each stage.
+Spawners = Callable[["Placement", str], dict[str, Callable[[], Any]]]
 
 
 @dataclass(frozen=True)
 class Placement:
     """How many actors there are of each stage and what each takes.
 
-    Post-processing actors take no logical CPU: they mostly wait for the samplers, and must find a
-    place wherever these have one, also when a node was lost.
+    Post-processing actors take no logical CPU: they mostly wait for the samplers. So samplers are all
+    that runs on one cluster compete for, and one is enough to go on: no run waits for what another
+    holds while that one waits for it. Those that find no room come up when others leave.
 
     Attributes:
         sampler_gpus: GPUs a sampler; 0 on the CPU.
@@ -42,26 +40,47 @@ class Placement:
         gpus = f" and {self.sampler_gpus:g} GPUs" if self.sampler_gpus else ""
         return f"{self.samplers} sampler actor(s) of {self.sampler_cpus:g} CPUs{gpus}"
 
-    def spawners(
-        self, root: str, group: PlacementGroup | None = None
-    ) -> dict[str, Callable[[], Any]]:
-        """For each stage a function that starts one actor, in the room kept for the run if any."""
-        sampler = {"num_cpus": self.sampler_cpus, "num_gpus": self.sampler_gpus, **_kept(group)}
-        post = {"num_cpus": 0, "num_gpus": 0, **_kept(group)}
+    def most_on(self, found: Sequence[Resources]) -> int:
+        """How many such samplers fit on these nodes."""
+        return sum(self._most_on_one(node) for node in found)
+
+    def _most_on_one(self, node: Resources) -> int:
+        by_cpu = int(node.get("CPU", 0) / self.sampler_cpus)
+        if not self.sampler_gpus:
+            return by_cpu
+        # Parts of different GPUs do not make a whole one.
+        have, asked = node.get("GPU", 0), self.sampler_gpus
+        by_gpu = int(have / asked) if asked >= 1 else int(have) * int(1 / asked)
+        return min(by_cpu, by_gpu)
+
+    def spawners(self, root: str) -> dict[str, Callable[[], Any]]:
+        """For each stage a function that starts one actor."""
+        sampler = {
+            "num_cpus": self.sampler_cpus,
+            "num_gpus": self.sampler_gpus,
+            "max_restarts": 0,
+        }
         return {
             "sample": lambda: (
                 ray.remote(SamplerActor).options(**sampler).remote(root, self.threads)
             ),
-            "temporal": lambda: ray.remote(TemporalActor).options(**post).remote(),
-            "spatial": lambda: ray.remote(SpatialActor).options(**post).remote(),
-            "assemble": lambda: ray.remote(AssembleActor).options(**post).remote(root),
+            "temporal": lambda: ray.remote(TemporalActor).options(**_beside_samplers()).remote(),
+            "spatial": lambda: ray.remote(SpatialActor).options(**_beside_samplers()).remote(),
+            "assemble": lambda: (
+                ray.remote(AssembleActor).options(**_beside_samplers()).remote(root)
+            ),
         }
 
 
-def _kept(group: PlacementGroup | None) -> dict[str, Any]:
-    options: dict[str, Any] = {"max_restarts": 0}
-    if group is not None:
-        options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group)
+def _beside_samplers() -> dict[str, Any]:
+    """Options of a post-processing actor: on a node that computes, which a cluster's head may not."""
+    able = [
+        node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")
+    ]
+    options: dict[str, Any] = {"num_cpus": 0, "num_gpus": 0, "max_restarts": 0}
+    if able:  # should it die meanwhile, the pool starts another, elsewhere; "soft" may be anywhere
+        node = random.choice(able)
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
     return options
 
 
@@ -89,69 +108,14 @@ def place(
         )
     gpus = gpus_per_sampler if any(node.get("GPU", 0) > 0 for node in found) else 0.0
     cpus = 1.0 if gpus else float(threads)
-    most = sum(_room(node, cpus, gpus) for node in found)
-    count = max(1, min(most, rows)) if samplers is None else samplers
     served = 4 if gpus else 16  # samplers that one set of post-processing actors keeps up with
-    placement = Placement(count, cpus, gpus, threads, max(1, count // served))
+    one = Placement(1, cpus, gpus, threads, 1)
+    most = one.most_on(found)
+    count = max(1, min(most, rows)) if samplers is None else samplers
+    placement = replace(one, samplers=count, post_actors=max(1, count // served))
     if count > most:
         raise ClusterError(
             f"expected room for {placement}, found it for {most} on {in_words(found)}; "
             "ask for fewer samplers or threads, or add nodes"
         )
     return placement
-
-
-def _room(node: Resources, cpus: float, gpus: float) -> int:
-    """How many samplers fit on a node."""
-    by_cpu = int(node.get("CPU", 0) / cpus)
-    if not gpus:
-        return by_cpu
-    # Parts of different GPUs do not make a whole one.
-    have = node.get("GPU", 0)
-    by_gpu = int(have / gpus) if gpus >= 1 else int(have) * int(1 / gpus)
-    return min(by_cpu, by_gpu)
-
-
-def place_beside_others(rows: int, **asked: Any) -> Placement:
-    """As `place` does it on the cluster joined, of which other runs may hold a part.
-
-    Without a number asked for, a run takes what is free; where nothing is, as many as would fit on
-    the whole cluster, and waits for them in `keep_room`.
-
-    Raises:
-        ClusterError: what was asked does not fit, even with nobody else there.
-    """
-    began = time.monotonic()
-    while True:
-        whole = place(nodes(), rows, **asked)
-        free = sum(_room(node, whole.sampler_cpus, whole.sampler_gpus) for node in nodes(free=True))
-        if asked.get("samplers") or free >= whole.samplers:
-            return whole
-        if time.monotonic() - began > LINGER:
-            return place(nodes(), min(rows, free), **asked) if free else whole
-        time.sleep(0.5)
-
-
-def keep_room(placement: Placement, patience: Patience) -> PlacementGroup:
-    """Take the room of all samplers at once, so that no two runs wait for each other's.
-
-    It is the run's until the driver ends, and an actor that replaces another finds it free. The
-    room of a lost node is looked for on others.
-
-    Raises:
-        ClusterError: no room in that time. Interrupted: stopped meanwhile.
-    """
-    bundle = {"CPU": placement.sampler_cpus, "GPU": placement.sampler_gpus}
-    group = placement_group([{k: v for k, v in bundle.items() if v}] * placement.samplers)
-
-    def free() -> str:
-        return f"{in_words(nodes(free=True))} free"
-
-    if not group.wait(LINGER) and not patience.until(
-        lambda: group.wait(0.1), f"room for {placement}", free
-    ):
-        raise ClusterError(
-            f"expected room for {placement} within {patience.seconds:g} s, found {free()}; other "
-            "runs hold the rest: wait longer with --cluster-wait, or ask for fewer --samplers"
-        )
-    return group

@@ -182,10 +182,11 @@ class RenderRun:
             self.observer(row)
 
     def _clock(self) -> None:
-        self.tally.wall_seconds = time.monotonic() - self._started
-        if self._crew is not None:
-            samplers = self._crew.placement().samplers
-            self.tally.device_seconds = self.tally.wall_seconds * samplers
+        wall = time.monotonic() - self._started
+        if self._crew is not None:  # what it holds by now: on a shared cluster samplers come later
+            held = self._crew.pipeline().samplers_up()
+            self.tally.device_seconds += (wall - self.tally.wall_seconds) * held
+        self.tally.wall_seconds = wall
 
     def end_invalid(self, row_id: str, problems: list[Problem]) -> None:
         """A row that validation refused goes to the ledger as `invalid`."""

@@ -37,7 +37,7 @@ class Sleeper:
 def no_answer():
     raise OSError("who watches the watch")
 
-def spawners(placement, root, group):
+def spawners(placement, root):
     start = lambda: ray.remote(Sleeper).options(num_cpus=0).remote()
     return {stage: start for stage in placement.spawners(root)}
 

@@ -137,8 +137,10 @@ from threading import Event
 import ray
 from ray.cluster_utils import Cluster
 from tasks.cluster import ClusterError, Patience, await_size, connect, nodes
+from tasks.crew import Cluster as Where
+from tasks.crew import Crew
 from tasks.pipeline import Interrupted
-from tasks.placement import keep_room, place_beside_others
+from tasks.placement import place
 
 def patience(seconds, tell=print):
     return Patience(seconds, tell, Event())
@@ -146,57 +148,72 @@ def patience(seconds, tell=print):
 cluster = Cluster()
 cluster.add_node(num_cpus=0, include_dashboard=False)
 cluster.add_node(num_cpus=2)
-spot = cluster.add_node(num_cpus=2)
 connect(cluster.address)
-first = place_beside_others(100, samplers=3)
-group = keep_room(first, patience(60))
-second = place_beside_others(100)
-print("SECOND", second.samplers)
-keep_room(second, patience(60))
-third = place_beside_others(100)
-print("THIRD", third.samplers)
-try:
-    keep_room(third, patience(2))
-except ClusterError as error:
-    print("REFUSED", error)
-
-options = first.spawners({folder!r}, group)
-post = [options["assemble"]() for _ in range(4)]
+placement = place(nodes(), 100)
 node = lambda self: ray.get_runtime_context().get_node_id()
-seen = {{ray.get(actor.__ray_call__.remote(node)) for actor in post}}
-samplers = {{node["NodeID"] for node in ray.nodes() if node["Resources"].get("CPU")}}
-print("BESIDE", seen <= samplers)
+start = placement.spawners({folder!r})["assemble"]
+seen = {{ray.get(actor.__ray_call__.remote(node)) for actor in [start() for _ in range(4)]}}
+print("BESIDE", seen == {{n["NodeID"] for n in ray.nodes() if n["Resources"].get("CPU")}})
 
 stopped = Event()
 try:
-    await_size(4, 0, Patience(60, lambda said: (print("TOLD", said), stopped.set()), stopped))
+    await_size(4, 0, Patience(60, lambda said: stopped.set(), stopped))
 except Interrupted as error:
     print("STOPPED", error)
 try:
     await_size(0, 1, patience(2))
 except ClusterError as error:
     print("SMALL", error)
-await_size(4, 1, patience(120, lambda said: len(nodes()) < 4 and cluster.add_node(num_cpus=2, num_gpus=1)))
+grow = lambda said: len(nodes()) < 3 and cluster.add_node(num_cpus=2, num_gpus=1)
+await_size(3, 1, patience(120, grow))
 print("GROWN", len(nodes()))
 ray.shutdown()
+
+@ray.remote
+class Holder:
+    pass
+
+ray.init(cluster.address, log_to_driver=False, namespace="others")
+held = [Holder.options(num_cpus=2, lifetime="detached", name=str(i)).remote() for i in range(2)]
+ray.get([actor.__ray_ready__.remote() for actor in held])
+ray.shutdown()
+told = []
+crew = Crew(Where(cluster.address, gpus_per_sampler=0, wait=3), {folder!r}, 100, tell=told.append)
+try:
+    crew.pipeline()
+except ClusterError as error:
+    print("REFUSED", error)
+crew.close()
+print("TOLD", *told)
+left = Event()
+crew = Crew(Where(cluster.address, gpus_per_sampler=0), {folder!r}, 100, tell=lambda s: left.set())
+assert left.wait(60)
+crew.interrupt()
+try:
+    crew.pipeline()
+except Interrupted as error:
+    print("GONE", error)
+crew.close()
 cluster.shutdown()
 """
 
 
 @pytest.mark.slow
-def test_runs_share_a_cluster(tmp_path: Path) -> None:
-    """On a cluster of a head and two nodes of two CPUs a run that asks for three samplers gets
-    them, the next one the CPU that is left, a third the whole in time or is told what is free.
-    Post-processing is beside samplers, never on the head. Who waits for nodes hears of it, can be
-    stopped, gives up in time, and goes on when they are there."""
+def test_a_cluster_that_is_too_small_or_held_by_others(tmp_path: Path) -> None:
+    """Post-processing actors are where samplers can be, never on a head that computes nothing. Who
+    waits for nodes or GPUs gives up in time, can be stopped, and goes on when they are there. So
+    does who waits for other runs to leave: it says what is free."""
     script = SHARED.format(root=str(Path(__file__).parents[2]), folder=str(tmp_path))
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=400
     )
     said = dict(line.partition(" ")[::2] for line in done.stdout.splitlines() if line[:1].isupper())
-    assert said.get("GROWN") == "4", done.stderr + done.stdout
-    assert (said["SECOND"], said["THIRD"]) == ("1", "4")
-    assert "room for 4 sampler" in said["REFUSED"] and "with 0 CPUs" in said["REFUSED"]
+    assert "GONE" in said, done.stderr + done.stdout
     assert said["BESIDE"] == "True"
     assert said["STOPPED"] == "stopped while it waited for 4 node(s) and 0 GPU(s)"
-    assert "found 3 node(s) with 4 CPUs and 0 GPUs" in said["SMALL"]
+    assert "found 2 node(s) with 2 CPUs and 0 GPUs" in said["SMALL"]
+    assert said["GROWN"] == "3"
+    assert "room for one of 4 sampler actor(s)" in said["REFUSED"]
+    assert "3 node(s) with 0 CPUs and 1 GPUs free" in said["REFUSED"]
+    assert said["TOLD"].startswith("waiting for room for 4 sampler actor(s) of 1 CPUs; there is")
+    assert "waited for room" in said["GONE"]
