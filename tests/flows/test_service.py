@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from manifests.ledger import iter_results
 from tests.flows.damaged import damaged_copy
 from tests.flows.deployed import PROJECT, Deployed, deployed
 from tests.flows.prefect_api import ask, post
@@ -46,6 +47,12 @@ def rows_of(model: Path, count: int, *, frames: int = 2, steps: int = 1) -> list
 def videos(out: Path) -> dict[str, int]:
     """Finished videos: name → when they were written."""
     return {path.name: path.stat().st_mtime_ns for path in out.glob("videos/*/*.mp4")}
+
+
+def recorded(out: Path) -> dict[str, int]:
+    """The videos of rows that a killed run's journal knows of, which is at most a second behind."""
+    known = {f"{row.id}.mp4" for row in iter_results(out) if row.status == "ok"}
+    return {name: written for name, written in videos(out).items() if name in known}
 
 
 def ledger(out: Path) -> dict[str, Any]:
@@ -212,8 +219,8 @@ def test_a_killed_flow_process_ends_as_crashed(
         os.kill(pid, signal.SIGKILL)
     assert service.await_state(run)["state_type"] == "CRASHED"
     assert wait_until(lambda: not service.processes_of_runs(), TIME_LIMIT)
-    done = videos(out)
-    assert 2 <= len(done) < 8
+    done = recorded(out)
+    assert 1 <= len(done) < 8
 
     manifest = tmp_path / "m.parquet"
     again = service.start(BULK, {"manifest": str(manifest), "out": str(out)})
@@ -246,8 +253,8 @@ def test_a_run_lost_with_its_worker_is_found_and_started_again(
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     service.worker.wait(60)
-    done = videos(out)
-    assert len(done) < 10
+    done = recorded(out)
+    assert 1 <= len(done) < 10
     assert service.state(run) == "RUNNING"
 
     seen: list[str] = []
