@@ -16,7 +16,9 @@ from typing import Any
 from uuid import uuid4
 
 from prefect import flow
+from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
+from prefect.states import Cancelled
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.run_log import RunLog
@@ -78,7 +80,8 @@ def render_manifest(
         settings: how; see RenderSettings.
 
     Returns:
-        The summary, with `state` (finished or interrupted) and `left`, the rows without a result.
+        The summary, with `state` (finished or interrupted) and `left`, the rows without a result. An
+        interrupted run of a deployment is Cancelled instead: Completed would not be true.
 
     Raises:
         ManifestError, InvalidManifestError, ModelError, StorageError: nothing was rendered.
@@ -125,7 +128,16 @@ def render_manifest(
         failed = _failure(folder, settings, summary)
     if failed is not None:
         raise failed
+    if summary["state"] == "interrupted" and _is_deployed():
+        rows = summary["left"]
+        told = f"interrupted, {rows} rows are left; the same run goes on"
+        return Cancelled(message=told)  # pyright: ignore[reportReturnType]  Prefect's to read
     return summary
+
+
+def _is_deployed() -> bool:
+    context = FlowRunContext.get()
+    return bool(context and context.flow_run and context.flow_run.deployment_id)
 
 
 def _failure(

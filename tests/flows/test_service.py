@@ -299,3 +299,18 @@ def test_a_server_that_stands_still_does_not_hold_the_render(
         assert len(videos(out)) == 6 and len(ledger(out)) == 6
         assert (out / "index.html").stat().st_mtime > stopped
     assert service.await_state(run)["state_type"] == "COMPLETED"
+
+
+def test_a_run_whose_process_is_interrupted_is_not_completed(
+    service: Deployed, tiny_model: Path, tmp_path: Path
+) -> None:
+    """SIGINT to the flow's process, as Ctrl-C at its worker's terminal sends it: what is in flight ends
+    and is published, and the flow run is Cancelled, with the number of rows that are left."""
+    run, out = begun(service, tiny_model, tmp_path, 12)
+    for pid in [pid for pid, command in service.processes_of_runs().items() if is_flow(command)]:
+        os.kill(pid, signal.SIGINT)
+    ended = service.await_state(run)
+    assert ended["state_type"] == "CANCELLED"
+    done = ledger(out)
+    assert 2 <= len(done) < 12 and all(row["status"] == "ok" for row in done.values())
+    assert f"interrupted, {12 - len(done)} rows are left" in ended["state"]["message"]
