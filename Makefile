@@ -34,7 +34,8 @@ test: $(VENV)/.dev ## the tests, a quarter of an hour on two cores
 	$(BIN)/python -m pytest -q -m "not slow" $(addprefix --ignore ,$(SHARED))
 
 test-slow: $(VENV)/.dev ## the longer proofs
-	$(BIN)/python -m pytest -q -m "slow and not soak and not postgres"
+	$(BIN)/python -m pytest -q -m "slow and not soak" $(SHARED) --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -q -m "slow and not soak and not postgres" $(addprefix --ignore ,$(SHARED))
 
 test-postgres: $(VENV)/.dev ## a deployed render whose Prefect server is on Debian's PostgreSQL
 	$(BIN)/python -m pytest -q -m postgres tests/flows/test_postgres.py
