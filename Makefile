@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_OUT ?= renders/demo
-# Tests that two cores can share: they start neither Ray nor Prefect.
-SHARED := tests/zs2 tests/manifests
+# A file of tests is one process's, for what its tests share.
+PYTEST := $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
 .PHONY: help demo setup test test-slow test-postgres chaos check format clean mini
 
@@ -30,12 +30,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $(VENV)/.runtime $@
 
 test: $(VENV)/.dev ## the tests, a quarter of an hour on two cores
-	$(BIN)/python -m pytest -q -m "not slow" $(SHARED) --numprocesses 2 --dist loadfile
-	$(BIN)/python -m pytest -q -m "not slow" $(addprefix --ignore ,$(SHARED))
+	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.dev ## the longer proofs
-	$(BIN)/python -m pytest -q -m "slow and not soak" $(SHARED) --numprocesses 2 --dist loadfile
-	$(BIN)/python -m pytest -q -m "slow and not soak and not postgres" $(addprefix --ignore ,$(SHARED))
+	$(PYTEST) -m "slow and not soak and not postgres"
 
 test-postgres: $(VENV)/.dev ## a deployed render whose Prefect server is on Debian's PostgreSQL
 	$(BIN)/python -m pytest -q -m postgres tests/flows/test_postgres.py

@@ -51,9 +51,11 @@ def test_a_run_shows_up_on_the_users_server(server: str, tiny_model: Path, tmp_p
 
     expected = dict.fromkeys(("plan", "shard-0", "shard-1", "publish"), "COMPLETED")
     assert wait_until(lambda: tasks() == expected, 30), tasks()
-    (artifact,) = ask(f"{server}/artifacts/filter", {})
-    assert (artifact["key"], artifact["type"]) == ("render-summary", "markdown")
-    assert artifact["flow_run_id"] == run["id"]
+    found = {each["key"]: each for each in ask(f"{server}/artifacts/filter", {})}
+    assert set(found) == {"render-progress", "render-shards", "render-summary"}
+    assert {each["flow_run_id"] for each in found.values()} == {run["id"]}
+    artifact = found["render-summary"]
+    assert artifact["type"] == "markdown"
     assert "| rows | 2 | 0 | 0 |" in artifact["data"]
     svg = (tmp_path / "out" / "throughput.svg").read_text("utf-8")
     assert f"![throughput]({data_uri(svg)})" in artifact["data"]
