@@ -75,6 +75,7 @@ def nightly_dataset(
         scores: dict[str, Any] = evaluate_renders(
             place.run,
             scorer=said.scorer or BUNDLED_SCORER,
+            report=True,
             trust_pickles=settings.trust_pickles,
             workers=scoring_workers,
             device=scoring_device,

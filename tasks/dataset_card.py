@@ -81,8 +81,8 @@ def card(facts: Facts) -> str:
         recipe.description.strip(),
         f"{facts.kept:,} clips of {recipe.rows:,} rows, {_size(facts.bytes)}. License: "
         f"{recipe.license}. Made by zs2 from `recipe.toml` for {facts.date}; this folder does not "
-        f"change. Clips that were not kept, the ledger, the gallery (`index.html`) and logs are in "
-        f"the run's folder, `{facts.run}`.",
+        f"change. Clips that were not kept, the ledger, the gallery (`index.html`), the quality of "
+        f"all clips (`report.html`) and logs are in the run's folder, `{facts.run}`.",
         *_loading(facts),
         *_counts(facts),
         *_slots(facts),

@@ -136,6 +136,8 @@ def test_a_late_run_has_its_own_date(night: Night) -> None:
     assert "6 failed and 0 invalid of 12 rows" in night.run["state"]["message"]
     assert night.version.is_dir()
     assert (night.out / "tiny" / "latest").resolve() == night.version
+    report = (night.out / "tiny" / ".runs" / "2026-11-20" / "report.html").read_text("utf-8")
+    assert "meta_" in report  # the coverage of the slots
     runs = ask(f"{night.service.url}/flow_runs/filter", {}) or []
     assert sorted(run["name"].split()[0] for run in runs) == ["dataset", "evaluate", "render"]
     artifact = night.service.artifacts(night.run["id"])["dataset"]
