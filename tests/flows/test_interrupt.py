@@ -76,7 +76,7 @@ def test_ctrl_c_in_mid_run(started: Started, manifest: Path) -> None:
     assert (second.code, second.out) == (1, "")
     assert f"in use by run {run_id}" in second.err
     assert len(second.err.splitlines()) == 1
-    assert second.seconds < 15
+    assert started.process.poll() is None  # it did not wait for the first to end
     report = json.loads(zs2("status", out, "--json").out)
     assert (report["state"], report["run_id"]) == ("running", run_id)
     assert report["ok"] >= 1 and report["left"] == 12 - report["ok"] > 0
