@@ -412,7 +412,7 @@ def test_answers_without_heavy_libraries(
     assert bool(done.stdout) != refused
     seconds = time.monotonic() - started
     print(f"zs2 {' '.join(LIGHT[name])}: {seconds:.2f} s")
-    assert seconds < 5
+    assert seconds < 30
 
 
 def test_input_roots(tmp_path: Path) -> None:
