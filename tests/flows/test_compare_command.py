@@ -242,7 +242,7 @@ def test_ctrl_c_leaves_whole_clips_and_the_next_call_goes_on(options: Options, t
     others and keeps those."""
     words = [*ZS2, "compare", options.model, "--scorer", options.scorer, "-o", str(tmp_path)]
     words += ["-p", "a", "-p", "b", "--num-frames", "3", "--methods", "ddim,mixed", "--set"]
-    words += ["num_inference_steps=20"]
+    words += ["num_inference_steps=150"]
     videos = tmp_path / "videos"
     command = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True)
     assert wait_until(lambda: len([*videos.glob("*/[!.]*.mp4")]) >= 2, 240)

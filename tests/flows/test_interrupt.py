@@ -48,9 +48,10 @@ class Started:
 
 
 @pytest.fixture
-def manifest(tiny_model: Path, tmp_path: Path) -> Path:
-    """A dozen rows that take about half a second each."""
-    row = {"prompt": "a", "model": str(tiny_model), "num_inference_steps": 20, "num_frames": 16}
+def manifest(tiny_model: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A dozen rows of 20 steps, or as many as asked; of 20 they take about half a second each."""
+    steps = getattr(request, "param", 20)
+    row = {"prompt": "a", "model": str(tiny_model), "num_inference_steps": steps, "num_frames": 16}
     return write_rows(tmp_path / "m.parquet", [{"id": f"r{i}", **row} for i in range(12)])
 
 
@@ -63,6 +64,7 @@ def started(manifest: Path, tmp_path: Path) -> Iterator[Started]:
     run.process.wait()
 
 
+@pytest.mark.parametrize("manifest", [80], indirect=True, ids=["long rows"])
 def test_ctrl_c_in_mid_run(started: Started, manifest: Path) -> None:
     """While a run is going on `status` says so, and a second run on its folder is refused at once
     with exit code 1 and the first one's name. Ctrl-C then ends the first, also one that arrives
