@@ -1,4 +1,4 @@
-"""The steps of `zs2 bench plan`, each run in a process of its own: `python -m flows.bench_steps`.
+"""The steps of `zs2 bench plan`, each run in a process of its own: `python -m flows.bench.plan_steps`.
 
 A step prints one JSON object: its seconds, its processor's seconds, its peak memory, and what else
 it has to say.
@@ -183,8 +183,8 @@ def publish_all(folder: Path, rows: int, run_rows: int) -> dict[str, Any]:
 
 def run(folder: Path, rows: int, run_rows: int) -> dict[str, Any]:
     """The flow itself, with actors that do nothing: Prefect, Ray, pools, pipeline and journal."""
+    from flows.bench.noop_crew import noop_crew
     from flows.embedded import embedded_prefect
-    from flows.noop_crew import noop_crew
     from flows.settings import RenderSettings
 
     settings = RenderSettings()  # pyright: ignore[reportCallIssue]

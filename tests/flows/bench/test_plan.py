@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from flows.bench_steps import MANIFEST, OUT, STEPS
-from flows.commands import bench
+from flows.bench import plan as bench
+from flows.bench.plan_steps import MANIFEST, OUT, STEPS
 from flows.errors import UsageError
 from manifests.journal import list_journals
 from manifests.ledger import iter_results, known

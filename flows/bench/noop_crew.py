@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import ray
@@ -22,14 +22,15 @@ class NoopActor:
     def __init__(self, stage: str) -> None:
         self.stage = stage
 
-    @ray.method(num_returns=2)
-    def run(self, job: Job, frames: None) -> tuple[dict[str, Any], None]:
+    @ray.method(num_returns="streaming")
+    def run(self, job: Job, chunks: Any) -> Generator[dict[str, Any]]:
         """See `tasks.actors`."""
         row = job.row
         if self.stage == "sample":
             kl = [row.kl_target] * (row.num_frames - 1)
-            return {"kl_achieved": kl, "device": "none", "seconds_sample": 0.0}, None
-        return {
+            yield {"kl_achieved": kl, "device": "none", "seconds_sample": 0.0}
+            return
+        yield {
             "file_name": f"videos/{job.digest[:2]}/{row.id}.mp4",
             "sha256": job.digest * 2,
             "bytes": 0,
@@ -38,7 +39,7 @@ class NoopActor:
             "width": row.width,
             "fps": row.fps,
             "seconds_assemble": 0.0,
-        }, None
+        }
 
 
 def noop_crew(cluster: Cluster, root: str, rows: int) -> Crew:

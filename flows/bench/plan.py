@@ -1,22 +1,18 @@
-"""`zs2 bench`: what a run costs where nothing is sampled, measured on this machine."""
+"""`zs2 bench plan`: what a run costs where nothing is sampled, measured on this machine."""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from flows.bench_steps import STEPS, WARM_ROWS
+from flows.bench.machine import machine, machine_lines
+from flows.bench.plan_steps import STEPS, WARM_ROWS
 from flows.console import table
 from flows.errors import UsageError
-from manifests.kinds import count
-from tasks.publish import versions
 
 MILLION = 1_000_000
 MOST_MB = 1000.0
@@ -40,7 +36,7 @@ def plan(rows: int, run_rows: int) -> dict[str, Any]:
         run_rows: of the run.
 
     Returns:
-        `machine`, `versions` and `steps`: by step `rows`, `seconds`, `cpu_seconds`, `mb_loaded` and
+        `machine` and `steps`: by step `rows`, `seconds`, `cpu_seconds`, `mb_loaded` and
         `mb_peak` of its own process, `limits` and `within`, whether it keeps to them.
 
     Raises:
@@ -57,11 +53,19 @@ def plan(rows: int, run_rows: int) -> dict[str, Any]:
             measured = _measure(name, folder, rows, run_rows)
             if name not in DOES_NOT_COUNT:
                 steps[name] = measured | judged(name, measured)
-    return {"machine": _machine(), "versions": versions(), "steps": steps}
+    return {"machine": machine(), "steps": steps}
 
 
 def _measure(name: str, folder: str, rows: int, run_rows: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "flows.bench_steps", name, folder, str(rows), str(run_rows)]
+    command = [
+        sys.executable,
+        "-m",
+        "flows.bench.plan_steps",
+        name,
+        folder,
+        str(rows),
+        str(run_rows),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BenchError(f"zs2 bench plan: the step {name!r} failed\n{done.stderr.strip()[-2000:]}")
@@ -90,32 +94,12 @@ def judged(name: str, measured: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "limits": {"at_most": limits, "at_least": least}, "within": within}
 
 
-def _machine() -> dict[str, Any]:
-    return {
-        "system": platform.platform(),
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "load": os.getloadavg()[0],
-    }
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    named = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    return next(named, platform.machine())
-
-
 def text(report: Mapping[str, Any]) -> str:
     """The report as a table for people."""
-    machine = report["machine"]
-    cores = count(machine["cores"], "core")
-    libraries = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     header = ("step", "rows", "seconds", "CPU s", "rows/s", "least", "peak MB", "most", "")
     return "\n".join(
         [
-            f"{machine['processor']}, {cores}, load {machine['load']:.1f} at the end; "
-            f"{machine['system']}",
-            libraries,
+            *machine_lines(report["machine"]),
             "",
             table((_cells(name, step) for name, step in report["steps"].items()), header),
             *_run_lines(report["steps"]["run"]),

@@ -1,0 +1,36 @@
+"""`zs2 bench`: the words of its commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from flows.options import JsonOption
+
+app = typer.Typer(
+    help="Measure this machine and this version.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+def _tell(
+    report: Mapping[str, Any], text: Callable[[Mapping[str, Any]], str], as_json: bool
+) -> None:
+    print(json.dumps(report, ensure_ascii=False) if as_json else text(report))
+
+
+@app.command("plan")
+def bench_plan(
+    rows: Annotated[int, typer.Option(help="To plan, resume and publish.")] = 100_000,
+    run_rows: Annotated[
+        int | None, typer.Option(help="To run with actors that do nothing; default a fifth.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Rows a second and memory of planning, resuming, status, publishing and the run's driver."""
+    from flows.bench import plan
+
+    runs = min(100_000, max(1000, rows // 5)) if run_rows is None else run_rows
+    _tell(plan.plan(rows, runs), plan.text, as_json)
