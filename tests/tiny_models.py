@@ -191,6 +191,68 @@ def ip2p(folder: Path):
     return _quiet(StableDiffusionInstructPix2PixPipeline(**parts))
 
 
+def upscaler_x4(folder: Path):
+    """The ×4 upscaler's: seven input channels, the level of noise as a class, an f=4 autoencoder."""
+    import torch
+    from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionUpscalePipeline
+
+    options = {**SD2_UNET, "in_channels": 7, "num_class_embeds": 1000}
+    parts = _sd_parts(folder, options, ddim(prediction_type="v_prediction"), hidden_act="gelu")
+    torch.manual_seed(1)
+    parts["vae"] = AutoencoderKL(
+        block_out_channels=(8, 8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=4,
+        norm_num_groups=4,
+        scaling_factor=0.08333,
+    ).eval()
+    del parts["requires_safety_checker"]
+    low = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+    return _quiet(StableDiffusionUpscalePipeline(**parts, low_res_scheduler=low))
+
+
+def upscaler_x2(folder: Path):
+    """The ×2 latent upscaler's: blocks of k-diffusion, eight input channels, a variance among the five
+    that come out."""
+    import torch
+    from diffusers import (
+        AutoencoderKL,
+        EulerDiscreteScheduler,
+        StableDiffusionLatentUpscalePipeline,
+    )
+
+    options: dict[str, Any] = {
+        "act_fn": "gelu",
+        "attention_head_dim": 8,
+        "norm_num_groups": None,
+        "block_out_channels": (32, 32, 64, 64),
+        "time_cond_proj_dim": 128 + 16,
+        "conv_in_kernel": 1,
+        "conv_out_kernel": 1,
+        "cross_attention_dim": 16,
+        "down_block_types": ("KDownBlock2D", *("KCrossAttnDownBlock2D",) * 3),
+        "up_block_types": (*("KCrossAttnUpBlock2D",) * 3, "KUpBlock2D"),
+        "in_channels": 8,
+        "out_channels": 5,
+        "mid_block_type": None,
+        "resnet_time_scale_shift": "scale_shift",
+        "time_embedding_type": "fourier",
+        "timestep_post_act": "gelu",
+    }
+    parts = _sd_parts(folder, options, EulerDiscreteScheduler(prediction_type="sample"))
+    torch.manual_seed(1)
+    parts["vae"] = AutoencoderKL(
+        block_out_channels=(8, 8, 16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        norm_num_groups=4,
+    ).eval()
+    wanted = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+    return _quiet(StableDiffusionLatentUpscalePipeline(**{name: parts[name] for name in wanted}))
+
+
 def controlnet(pipe: Any, seed: int = 4):
     """A ControlNet for a pipeline's UNet, its zero convolutions filled so that it has a say."""
     import torch
