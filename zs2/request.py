@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import StableDiffusionInstructPix2PixPipeline
 from torch import Tensor
@@ -16,6 +17,7 @@ from zs2.conditions import TextEncoding
 from zs2.config import ClipConfig
 from zs2.controlnet import Control
 from zs2.models import ModelDefaults
+from zs2.schedulers import check_steps
 
 SEED_LIMIT = 2**63
 
@@ -33,6 +35,11 @@ class Request:
         embeds: given text embeddings, by their diffusers names.
         text: how texts are encoded.
         controls: ControlNets with their clips.
+        in_between: k: frames a gap, its first one included.
+
+    Raises:
+        ValueError: more steps than the scheduler can take; in_between with what is given for the
+            clip's own frames only.
     """
 
     config: ClipConfig
@@ -45,6 +52,25 @@ class Request:
     latents: Tensor | None = None
     video: Video | None = None
     controls: Sequence[Control] = ()
+    in_between: int = 1
+
+    def __post_init__(self) -> None:
+        if self.call.get("timesteps") is None and self.call.get("sigmas") is None:
+            check_steps(self.scheduler, self.text.pipe.scheduler, self.call["num_inference_steps"])
+        if self.in_between < 1:
+            raise ValueError(f"in_between: expected at least 1, found {self.in_between}")
+        given = {
+            "latents": self.latents is not None,
+            "video": self.video is not None,
+            "prompt_embeds": bool(self.embeds),
+            "a ControlNet": bool(self.controls),
+        }
+        found = [name for name, is_given in given.items() if is_given]
+        if self.in_between > 1 and found:
+            raise ValueError(
+                f"in_between: expected 1 with {found[0]}, which says nothing of frames between "
+                f"others, found {self.in_between}; interpolate the finished frames instead"
+            )
 
 
 def defaults_of(pipe_class: type) -> ModelDefaults:
@@ -56,6 +82,15 @@ def defaults_of(pipe_class: type) -> ModelDefaults:
         if all(name in has for name in wanted):
             return ModelDefaults(**{name: has[name].default for name in wanted})
     return ModelDefaults()
+
+
+def check_latents(latents: Any, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless `latents` is a tensor of that shape."""
+    if not isinstance(latents, Tensor) or latents.shape != shape:
+        raise ValueError(
+            f"latents: expected a tensor of shape {shape}, found {type(latents).__name__} of shape "
+            f"{tuple(np.shape(latents))}"
+        )
 
 
 def storyboards_of(prompt: Any, embeds: Mapping[str, Tensor], copies: int) -> list[tuple[str, ...]]:

@@ -20,17 +20,19 @@ from torch import Tensor
 
 from zs2 import noise as noise_models
 from zs2.arguments import Pictures, check_names, per_frame, real, whole
-from zs2.attention import MomentumState, momentum_attention
+from zs2.attention import momentum_attention
 from zs2.clip import Clip
 from zs2.conditions import EMBEDS, TextEncoding, source_latents
 from zs2.config import DEFAULTS, ClipConfig
 from zs2.controlnet import ControlRun, check_fits, check_pipeline, picture_pipeline
 from zs2.decoding import decode
+from zs2.in_between import FineClip
 from zs2.models import ModelDefaults, describe, load_pipeline
 from zs2.noise import NoiseTrace
 from zs2.request import (
     Prompt,
     Request,
+    check_latents,
     controls_of,
     defaults_of,
     seeds_of,
@@ -130,6 +132,7 @@ class ZS2Sampler:
         control_guidance_end: float | Sequence[float] = 1.0,
         guess_mode: bool | Sequence[bool] = False,
         video: Pictures | None = None,
+        in_between: int = 1,
         output_type: str = "np",
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         **pipe_kwargs: Any,
@@ -157,6 +160,7 @@ class ZS2Sampler:
             controlnet_conditioning_scale, control_guidance_start, control_guidance_end, guess_mode: see
                 `zs2.controlnet.Control`; one value, or one per ControlNet.
             video: the clip that InstructPix2Pix edits, of the same form.
+            in_between: k > 1 samples k − 1 more frames between neighbours (`zs2.in_between`).
             output_type: `np` (uint8 frames), `pil` (as `np`; see `Clip.images`) or `latent`.
             **pipe_kwargs: for the pipeline's own call: prompt_embeds and its like (one row, or one a
                 frame), eta, guidance_rescale, cross_attention_kwargs, ip_adapter_image,
@@ -224,6 +228,7 @@ class ZS2Sampler:
                 needed=hasattr(self.pipe, "controlnet"),
                 editing=source is not None,
             ),
+            whole("in_between", in_between),
         )
         num_videos_per_prompt = whole("num_videos_per_prompt", num_videos_per_prompt)
         storyboards = storyboards_of(prompt, embeds, num_videos_per_prompt)
@@ -256,38 +261,36 @@ class ZS2Sampler:
         latents, trace = request.latents, None
         if latents is None:
             latents, trace = draw_noise(config, shape, generator)
-        elif np.shape(latents) != (config.num_frames, *shape) or isinstance(latents, np.ndarray):
-            raise ValueError(
-                f"latents: expected a tensor of shape {(config.num_frames, *shape)}, found "
-                f"{type(latents).__name__} of shape {tuple(np.shape(latents))}"
-            )
+        check_latents(latents, (config.num_frames, *shape))
+        fine = FineClip(config, request.in_between)
         if request.video is None:
             call |= {"height": height, "width": width}
         else:
             call["image"] = source_latents(pipe, request.video, height, width)
         call |= request.text.conditions(
             prompts,
-            config.frame_prompts(prompts) if prompts else [0] * config.num_frames,
+            fine.nearest(config.frame_prompts(prompts) if prompts else [0] * config.num_frames),
             request.negative_prompt,
             call["guidance_scale"] > 1,
             request.embeds,
         )
-        with self._zs2(pipe, request, trace):
+        with self._zs2(pipe, request, fine, trace):
             result = pipe(
                 **call,
-                latents=latents.to(call["prompt_embeds"].dtype),
+                latents=fine.spread(latents).to(call["prompt_embeds"].dtype),
                 generator=generator,
                 output_type="latent",
             )
-        return Clip(None, result.images, prompts, None, trace)
+        return Clip(None, fine.in_order(result.images), prompts, None, trace)
 
-    def _zs2(self, pipe: Any, request: Request, trace: NoiseTrace | None) -> ExitStack:
+    def _zs2(
+        self, pipe: Any, request: Request, fine: FineClip, trace: NoiseTrace | None
+    ) -> ExitStack:
         """Momentum attention, segments and scheduler, in place while the context is open."""
         config = request.config
-        state = MomentumState(config.momentums, config.chain)
+        state, n, m = fine.state(), fine.num_frames, config.frames_per_call
         control = None
-        # one frame is its own average: its attention stays the user's
-        several = config.num_frames > 1
+        several = config.num_frames > 1  # one is its own average: its attention stays the user's
         with ExitStack() as contexts:
             if several:
                 contexts.enter_context(momentum_attention(pipe.unet, state))
@@ -299,10 +302,8 @@ class ZS2Sampler:
                 control = ControlRun(
                     request.controls, *request.size, lambda: pipe.scheduler.timesteps
                 )
-            contexts.enter_context(
-                segmented(pipe.unet, config.num_frames, config.frames_per_call, state, control)
-            )
-            contexts.enter_context(scheduling(pipe, request.scheduler, trace))
+            contexts.enter_context(segmented(pipe.unet, n, m, state, control, fine.plan))
+            contexts.enter_context(scheduling(pipe, request.scheduler, trace, fine))
             return contexts.pop_all()
 
 
@@ -320,7 +321,6 @@ def draw_noise(
         )
     if config.noise == "iid":
         return noise_models.iid_noise(shape, n, generator)
-    if config.alpha is None:
-        raise ValueError(f"alpha: expected a value for noise={config.noise!r}, found None")
+    assert config.alpha is not None  # checked by the config
     model = noise_models.mixed_noise if config.noise == "mixed" else noise_models.progressive_noise
     return model(shape, n, config.alpha, generator)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from zs2.in_between import FineClip
 from zs2.noise import NoiseTrace, step_noise
 
 SCHEDULER_CLASSES = {
@@ -55,6 +56,32 @@ def make_scheduler(name: str | None, current: Any) -> Any:
     return kind.from_config(current.config, **OPTIONS.get(name, {}))
 
 
+def check_steps(name: str | None, current: Any, steps: int) -> None:
+    """Raise ValueError for more steps than the scheduler can make of the checkpoint's schedule: past
+    its end it finds no noise level (ddim, pndm), stands still at one (dpm++, unipc), or refuses (lcm)."""
+    scheduler = make_scheduler(name, current)
+    if _can_take(scheduler, steps):
+        return
+    most = next((n for n in range(steps - 1, 0, -1) if _can_take(scheduler, n)), 0)
+    kind = name or type(current).__name__
+    raise ValueError(
+        f"num_inference_steps: expected at most {most}, as the scheduler is {kind} on this model's "
+        f"schedule, found {steps}; take fewer steps, or another scheduler"
+    )
+
+
+def _can_take(scheduler: Any, steps: int) -> bool:
+    try:
+        scheduler.set_timesteps(steps)
+    except ValueError:
+        return False
+    moments = scheduler.timesteps
+    known = scheduler.config.num_train_timesteps
+    # those with sigmas interpolate between moments, the others look them up
+    is_past = not hasattr(scheduler, "sigmas") and float(moments.max()) >= known
+    return not is_past and (steps == 1 or float(moments.max()) > float(moments.min()))
+
+
 class _FollowClip(TorchFunctionMode):
     """Answers `torch.randn` of a whole clip with noise correlated over its frames.
 
@@ -62,10 +89,11 @@ class _FollowClip(TorchFunctionMode):
     answered, and only in the thread that steps.
     """
 
-    def __init__(self, trace: NoiseTrace) -> None:
+    def __init__(self, trace: NoiseTrace, fine: FineClip | None) -> None:
         super().__init__()
         self.trace = trace
-        self.num_frames = len(trace.alpha) + 1
+        self.fine = fine
+        self.num_frames = len(trace.alpha) + 1 if fine is None else fine.num_frames
 
     def __torch_function__(
         self,
@@ -78,6 +106,8 @@ class _FollowClip(TorchFunctionMode):
         if func is torch.randn and self._is_clip(args):
             channel, height, width = args[0][1:]
             noise = step_noise((channel, height, width), self.trace, options.get("generator"))
+            if self.fine is not None:
+                noise = self.fine.spread(noise)
             return noise.to(options.get("device"), options.get("dtype"))
         return func(*args, **options)
 
@@ -163,11 +193,14 @@ def _running(scheduler: Any, steps: Part) -> Generator[None]:
 
 
 @contextmanager
-def scheduling(pipe: Any, name: str | None, trace: NoiseTrace | None) -> Generator[None]:
+def scheduling(
+    pipe: Any, name: str | None, trace: NoiseTrace | None, fine: FineClip | None = None
+) -> Generator[None]:
     """Give `pipe` a fresh scheduler whose step noise follows `trace`; put its own back afterwards.
 
-    With `trace` None (latents given by the user, one frame) the scheduler draws as it always does.
-    Within `part` the scheduler may be one that goes on, and runs a part of its schedule.
+    Frames between the clip's own, those of `fine`, have theirs between its. With `trace` None (latents
+    given by the user, one frame) the scheduler draws as it always does. Within `part` the scheduler
+    may be one that goes on, and runs a part of its schedule.
     """
     original = pipe.scheduler
     steps = _part.get()
@@ -178,7 +211,7 @@ def scheduling(pipe: Any, name: str | None, trace: NoiseTrace | None) -> Generat
 
         @functools.wraps(step)  # pipelines look at its signature for `generator` and `eta`
         def follow(*args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, ...]:
-            with _FollowClip(trace):
+            with _FollowClip(trace, fine):
                 return step(*args, **kwargs)
 
         scheduler.step = follow

@@ -87,8 +87,9 @@ def segmented(
     segment_frames: int,
     state: MomentumState,
     control: ControlRun | None = None,
+    plan: list[Segment] | None = None,
 ) -> Generator[None]:
-    """Run `unet` in segments, carrying `state` through them, while the context is open.
+    """Run `unet` in segments, or in the calls of `plan`, carrying `state` through them.
 
     `control` runs inside the same segments, before each UNet call, and gives it residuals. The number
     of frames is given, never guessed from the batch; a batch that is not a multiple of it raises
@@ -96,7 +97,7 @@ def segmented(
     """
     whole: Callable[..., Any] = unet.forward
     had_own = "forward" in unet.__dict__  # offload hooks put their forward on the instance
-    plan = segments(num_frames, segment_frames)
+    plan = plan or segments(num_frames, segment_frames)
 
     def forward(
         sample: Float[Tensor, "batch channel h w"],
