@@ -190,6 +190,10 @@ def configurations(info: ModelInfo) -> dict[str, dict[str, Any]]:
 def names_model(model: str, listed: Iterable[str]) -> bool:
     """Whether a list of hub ids, folders and files has this model: the id with any revision, where
     the list says none; a path however it is written."""
+    if isinstance(listed, str):
+        raise TypeError(
+            f"trusted: expected a list of names, found the text {listed!r}; write [{listed!r}]"
+        )
     path = Path(model).expanduser()
     names = {model, model.partition("@")[0]}
     return any(

@@ -78,7 +78,7 @@ def read_configs(name: str, folder: Path) -> dict[str, dict[str, Any]]:
             missing or no JSON.
     """
     index = read_json(name, folder / "model_index.json")
-    _check_code(name, index)
+    check_code(name, index)
     pipeline = index.get("_class_name")
     if pipeline not in PIPELINES:
         raise ModelError(
@@ -184,7 +184,12 @@ def _sample_size(unet: Mapping[str, Any]) -> tuple[int, int]:
     return height, width
 
 
-def _check_code(name: str, index: Mapping[str, Any]) -> None:
+def check_code(name: str, index: Mapping[str, Any]) -> None:
+    """Refuse a pipeline with parts that are no class of diffusers or transformers.
+
+    Raises:
+        ModelError: code of the checkpoint's own.
+    """
     named = {part: index[part][0] for part in weights.components(index)}
     own = [
         f"{part} from {library!r}" for part, library in named.items() if library not in LIBRARIES

@@ -12,6 +12,7 @@ from zs2.models import ModelError
 # What configures the parts that have no weights; the others have a config.json.
 _CONFIGURATIONS = {
     "scheduler": "scheduler_config.json",
+    "low_res_scheduler": "scheduler_config.json",
     "tokenizer": "tokenizer_config.json",
     "tokenizer_2": "tokenizer_config.json",
     "feature_extractor": "preprocessor_config.json",
