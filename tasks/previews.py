@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from manifests.storage import SUFFIXES, RunFolder, publish_folder
 
 Frames = np.ndarray[Any, Any]
 
-# Browsers play these themselves; all others have a preview, also GIF and WebP: a page can neither
-# pause a picture nor go to a frame of it.
-PLAYED = ("h264",)
+# Chromium, Firefox and Edge play these themselves on any machine (of Safari's, those that decode AV1 in
+# hardware); h265 plays only where the hardware decodes it. All others have a preview, also GIF and
+# WebP: a page can neither pause a picture nor go to a frame of it.
+PLAYED = ("h264", "av1")
 CLIP, POSTER = "clip.mp4", "poster.png"
 MAX_SIDE = 1280  # pixels of a preview
 QUALITY = 16  # x264's constant rate factor: no visible loss
@@ -34,22 +36,26 @@ def needs_preview(codec: str) -> bool:
     return codec not in PLAYED
 
 
-def write_preview(frames: Frames, path: Path, fps: float) -> None:
+def write_preview(clip: Path | Frames | Iterable[Frames], path: Path, fps: float) -> None:
     """Write a preview, a folder with an h264 clip and its first frame, whole or not at all.
 
-    frames: uint8 RGB (frame, height, width, 3). path: what stands there is replaced.
+    clip: the finished file, which is decoded frame by frame; or its frames, uint8 RGB (frame, height,
+    width, 3), or chunks of them. path: what stands there is replaced.
 
     Raises:
         AssembleError, OSError: it could not be written.
     """
     from PIL import Image
 
-    from tasks.assemble import assemble
+    from tasks.assemble import assemble, decode_chunks
 
-    shown = _fitted(frames)
+    if isinstance(clip, Path):
+        clip = decode_chunks(clip)
+    chunks = map(_fitted, [clip] if isinstance(clip, np.ndarray) else clip)
     with publish_folder(path) as unfinished:
-        assemble(shown, unfinished / CLIP, fps, "h264", QUALITY)
-        Image.fromarray(shown[0]).save(unfinished / POSTER)
+        first = next(chunks)
+        Image.fromarray(first[0]).save(unfinished / POSTER)
+        assemble(chain([first], chunks), unfinished / CLIP, fps, "h264", QUALITY)
 
 
 def _fitted(frames: Frames) -> Frames:
@@ -89,7 +95,8 @@ def make_missing(folder: RunFolder, rows: Iterable[ResultRow]) -> tuple[int, lis
     Returns:
         How many were made, and of the clips that cannot be read, why.
     """
-    from tasks.assemble import AssembleError, decode
+    from tasks.codecs import AssembleError
+    from tasks.decoding import rate_of
 
     made, faults = 0, list[str]()
     for row in rows:
@@ -98,8 +105,8 @@ def make_missing(folder: RunFolder, rows: Iterable[ResultRow]) -> tuple[int, lis
         if path is None or has_preview(folder, row, codec):
             continue
         try:
-            frames, rate = decode(folder.root / str(row.file_name))
-            write_preview(frames, check_own(folder.root, path), row.fps or rate)
+            clip = folder.root / str(row.file_name)
+            write_preview(clip, check_own(folder.root, path), row.fps or rate_of(clip))
         except (AssembleError, ValueError, OSError) as error:  # PyAV's are OSErrors or ValueErrors
             faults.append(f"{row.file_name}: no preview ({error})")
         else:
