@@ -1,75 +1,13 @@
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
-from tasks.temporal_sr import interpolate
-
-MOTIONS = ("translation", "rotation", "zoom", "warp", "layers", "fast", "flat")
-
-
-def texture(size: int, seed: int) -> np.ndarray:
-    """Random RGB with detail at several scales, float32 0-255."""
-    rng, total = np.random.default_rng(seed), np.zeros((size, size, 3), np.float32)
-    for blur in (1.5, 4, 12):
-        octave = cv2.GaussianBlur(rng.normal(size=total.shape).astype(np.float32), (0, 0), blur)
-        total += octave / octave.std()
-    return np.clip((total - total.mean()) / total.std() * 45 + 128, 0, 255)
-
-
-def look(picture: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    x, y = x.astype(np.float32), y.astype(np.float32)
-    return cv2.remap(picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
-
-
-def disc(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    return np.clip(0.5 - (np.hypot(x, y) - radius), 0, 1)[..., None]
-
-
-def moment(motion: str, size: int, t: float) -> np.ndarray:
-    """The picture of a known motion at time t in frames, float."""
-    ground, figure = texture(2 * size, 1), texture(2 * size, 2)
-    x, y = np.meshgrid(np.arange(size), np.arange(size))
-    middle, unit = (size - 1) / 2, size / 64
-    dx, dy = x - middle, y - middle
-    if motion == "translation":
-        return look(ground, x + size / 2 + 2.6 * unit * t, y + size / 2 - 1.3 * unit * t)
-    if motion == "rotation":
-        c, s = np.cos(np.deg2rad(4 * t)), np.sin(np.deg2rad(4 * t))
-        return look(ground, size + c * dx - s * dy, size + s * dx + c * dy)
-    if motion == "zoom":
-        return look(ground, size + dx * 1.05**-t, size + dy * 1.05**-t)
-    if motion == "warp":  # non-rigid: waves that grow with time
-        wave, height = 3 * np.pi / size, 1.5 * unit * (1 + t)
-        across, along = height * np.sin(wave * y + 1), height * np.cos(wave * x)
-        return look(ground, x + size / 2 + across, y + size / 2 + along)
-    if motion in ("layers", "fast"):  # a textured disc over a textured ground, each its own way
-        speed = 3 if motion == "layers" else 5
-        ahead, down = middle + (speed * t - 4) * unit, middle + unit * t
-        cover = disc(x - ahead, y - down, size / 5)
-        behind = look(ground, x + size / 2 - unit * t, y + size / 2)
-        return behind + cover * (look(figure, x - ahead + size, y - down + size) - behind)
-    cover = disc(
-        x - size * 0.3 - 2.5 * unit * t, dy - unit * t, size / 6
-    )  # a plain disc, plain sky
-    sky = np.stack([40 + y * 80 / size, 60 + y * 60 / size, 120 + y * 40 / size], -1)
-    return sky + cover * (np.array([220, 60, 40]) - sky)
-
-
-def clip(motion: str, size: int, times: np.ndarray) -> np.ndarray:
-    frames = np.stack([moment(motion, size, float(t)) for t in times])
-    return np.clip(np.rint(frames), 0, 255).astype(np.uint8)
-
-
-def blend(frames: np.ndarray, scale: int) -> np.ndarray:
-    """What anyone can do: the weighted mean of the two neighbours."""
-    t = np.arange((len(frames) - 1) * scale + 1) / scale
-    before = np.minimum(t.astype(int), len(frames) - 2)
-    share = (t - before)[:, None, None, None]
-    return np.rint(frames[before] * (1 - share) + frames[before + 1] * share).astype(np.uint8)
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2)))
+from infra.interpolation import MOTIONS, blend, clip, psnr, texture
+from tasks.temporal_sr import interpolate, interpolate_chunks
+from tests.tiny_interpolators import script
+from zs2.models import ModelError
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])
@@ -173,7 +111,9 @@ def test_other_scales_are_refused(scale: object) -> None:
 
 def test_other_methods_are_refused() -> None:
     """ValueError that names the methods there are, the one found, and a way out."""
-    with pytest.raises(ValueError, match="expected one of flow; found 'film'; set temporal_sr"):
+    with pytest.raises(
+        ValueError, match="expected one of flow, model:FILE; found 'film'; set temporal_sr"
+    ):
         interpolate(clip("flat", 16, np.arange(2)), 2, method="film")
 
 
@@ -191,3 +131,63 @@ def test_other_arrays_are_refused(frames: np.ndarray, found: str) -> None:
     """ValueError with the shape and type expected and found."""
     with pytest.raises(ValueError, match=rf"uint8 of shape .* at least one frame; found {found}"):
         interpolate(frames, 2)
+
+
+@pytest.mark.parametrize("cuts", [(1, 1, 1, 1, 1), (5,), (2, 3), (4, 1)])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_chunks_give_the_whole_clips_frames(cuts: tuple[int, ...], scale: int) -> None:
+    """However a clip is cut into chunks, its frames and bytes are those of the whole clip."""
+    frames = clip("layers", 32, np.arange(5))
+    chunks = np.split(frames, np.cumsum(cuts)[:-1])
+    made = list(interpolate_chunks(iter(chunks), scale))
+    np.testing.assert_array_equal(np.concatenate(made), interpolate(frames, scale))
+
+
+def test_chunks_come_as_they_are_asked_for() -> None:
+    """Frames come out before the clip's later chunks are read, and none are held."""
+    read = 0
+
+    def source():
+        nonlocal read
+        for frame in clip("flat", 16, np.arange(6)):
+            read += 1
+            yield frame[None]
+
+    made = interpolate_chunks(source(), 2)
+    assert read == 0
+    next(made)
+    assert read == 1
+    next(made)
+    assert read == 2
+
+
+def test_chunks_of_several_sizes_are_refused() -> None:
+    """ValueError that says both sizes; settings are refused before a chunk is read."""
+    chunks = [np.zeros((1, 8, 8, 3), np.uint8), np.zeros((1, 8, 16, 3), np.uint8)]
+    with pytest.raises(ValueError, match="expected all of one size, 8×8; found a chunk of 8×16"):
+        list(interpolate_chunks(chunks, 2))
+    with pytest.raises(ValueError, match="temporal_scale: expected one of 1, 2, 4, 8; found 3"):
+        interpolate_chunks(chunks, 3)
+
+
+def test_a_models_file_makes_the_frames_in_between(tmp_path: Path) -> None:
+    """model:FILE gives the model's frames, in chunks as whole; given frames stay, between equal frames
+    there are copies, across a cut the nearest frame is held."""
+    path = script(tmp_path / "blend.pt")
+    method, trusted = f"model:{path}", [str(path)]
+    frames = clip("translation", 40, np.arange(3))
+    frames = np.concatenate([frames, frames[-1:], clip("flat", 40, np.arange(1))])
+    made = interpolate(frames, 4, method, trusted=trusted)
+    np.testing.assert_array_equal(made[::4], frames)
+    assert np.abs(made[:9].astype(int) - blend(frames[:3], 4)).max() <= 1
+    assert (made[8:13] == frames[2]).all()
+    assert (made[13:15] == frames[3]).all() and (made[15:] == frames[4]).all()
+    chunks = interpolate_chunks(np.split(frames, 5), 4, method, trusted=trusted)
+    np.testing.assert_array_equal(np.concatenate(list(chunks)), made)
+
+
+def test_code_in_a_models_file_must_be_trusted(tmp_path: Path) -> None:
+    """An untrusted TorchScript file is refused at once, before a frame is read."""
+    path = script(tmp_path / "blend.pt")
+    with pytest.raises(ModelError, match="found TorchScript, which carries code"):
+        interpolate_chunks([], 2, f"model:{path}")
