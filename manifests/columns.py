@@ -29,7 +29,7 @@ SCHEDULERS = ("ddim", "dpm++", "unipc", "euler", "euler_a", "pndm", "lcm")
 NOISES = ("dependency", "iid", "mixed", "progressive")
 NOISES_WITH_ALPHA = ("mixed", "progressive")
 SOLVERS = ("expected", "exact", "search", "algorithm1")
-CODECS = ("h264", "ffv1", "gif", "webp", "png")
+CODECS = ("h264", "h265", "av1", "ffv1", "gif", "webp", "png")
 SEGMENT_FRAMES = 8  # the paper's m
 CONTROLS = ("canny", "depth", "pose")
 CANNY_MOST = 2040  # of OpenCV's gradient: |dx| + |dy|, each at most 4 · 255 under a 3×3 Sobel
@@ -44,16 +44,32 @@ WHERE_USED: dict[str, int | float] = {
 }
 
 # codec -> (lowest, highest, default) of `quality`; a codec that is not here has no such setting
-QUALITY = {"h264": (0, 51, 18), "webp": (0, 100, 90)}
+QUALITY = {
+    "h264": (0, 51, 18),
+    "h265": (0, 51, 20),
+    "av1": (0, 63, 24),
+    "webp": (0, 100, 90),
+}
+
+# codec -> fewest pixels of a side; encoders of smaller pictures crash
+LEAST_SIDE = {"h265": 32, "av1": 16}
+# codec -> most pixels of (height, width); encoders refuse larger pictures: x264, SVT-AV1, libwebp
+MOST_SIDES = {"h264": (16384, 16384), "av1": (8704, 16384), "webp": (16383, 16383)}
 
 # codec -> most frames a second that its container keeps; `fps` times `temporal_scale` may not pass it
 LEAST_FPS = 0.01  # of every codec: a frame that stands for 100 s
-MOST_FPS = {"h264": 1000.0, "gif": 100.0, "webp": 1000.0, "ffv1": 1000.0, "png": 1000.0}
+MOST_FPS = dict.fromkeys(CODECS, 1000.0) | {"gif": 100.0, "av1": 240.0}
 
 # What a row is called in the ledger whose id is wrong; no other row may have such a name.
 INVALID_ROW = "invalid-row-"
 _ID = re.compile(rf"(?!{INVALID_ROW}[0-9]+\Z)[A-Za-z0-9_-][A-Za-z0-9._-]{{0,127}}")
 _ID_EXPECTED = "1 to 128 of `A-Za-z0-9._-`, not starting with a dot"
+
+
+def fits_ffmpeg(height: int, width: int) -> bool:
+    """Whether ffmpeg takes pictures of that size, whatever the codec: a little less than 2^28 pixels
+    (its `av_image_check_size2`)."""
+    return (8 * width + 1024) * (height + 128) < 2**31 - 1
 
 
 def is_id(value: object) -> bool:
@@ -277,7 +293,15 @@ _TABLE = (
         default_text=f"{BEST_BY} (with best_of above 1)",
     ),
     Column("fps", "float", number(0, MAX_FPS, above=True), 8.0, "of the sampled clip"),
-    Column("temporal_sr", "string", choice(("flow",)), "flow", "how frames are put in between"),
+    Column(
+        "temporal_sr",
+        "string",
+        choice(("flow", "latent"), named=("model",)),
+        "flow",
+        "how frames are put in between: flow; latent, sampled by the model; or model:FILE, a "
+        "TorchScript or ONNX file that takes "
+        "(frame0, frame1, t), as FILM",
+    ),
     Column(
         "temporal_scale",
         "int32",
@@ -288,25 +312,27 @@ _TABLE = (
     Column(
         "spatial_sr",
         "string",
-        choice(("lanczos",), ("mini-sr",)),
-        "lanczos",
-        "how frames are enlarged",
+        choice(("mini-sr", "lanczos"), named=("diffusers", "spandrel")),
+        "mini-sr",
+        "how frames are enlarged: mini-sr (bundled), lanczos, diffusers:MODEL (an upscaling pipeline) or "
+        "spandrel:FILE",
     ),
     Column("spatial_scale", "int32", steps(1, 2, 4), 1, "1, 2 or 4"),
     Column(
         "codec",
         "string",
-        choice(CODECS, ("h265", "av1")),
+        choice(CODECS),
         "h264",
-        "h264 (.mp4), ffv1 (.mkv), gif, webp, or png (a folder)",
+        "h264, h265 or av1 (.mp4), ffv1 (.mkv), gif, webp, or png (a folder)",
     ),
     Column(
         "quality",
         "int32",
         whole(0, 100),
         None,
-        "h264: 0 (lossless) to 51; webp: 0 to 100 (best); gif, ffv1 and png have none",
-        default_text="18 (webp: 90)",
+        "h264: 0 (best) to 51; h265: 0 to 51; av1: 0 to 63; webp: 0 to 100 (best); gif, ffv1 and png "
+        "have none: there it is not used",
+        default_text="18 (h265: 20, av1: 24, webp: 90)",
     ),
 )
 

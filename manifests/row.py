@@ -13,13 +13,17 @@ from manifests.best_by import OF_PAIRS, parse_best_by
 from manifests.columns import (
     COLUMNS,
     LEAST_FPS,
+    LEAST_SIDE,
+    MAX_SIDE,
     META,
     MOST_FPS,
+    MOST_SIDES,
     NOISES_WITH_ALPHA,
     QUALITY,
     SEGMENT_FRAMES,
     WHERE_USED,
     Column,
+    fits_ffmpeg,
     meant,
 )
 from manifests.kinds import MAX_VALUE_BYTES, KindError, Oversize, describe, plain, quoted
@@ -103,6 +107,16 @@ class ManifestRow:
     meta: dict[str, Any]
 
     @property
+    def in_between(self) -> int:
+        """k where frames in between are sampled, k − 1 a gap; 1 where none are."""
+        return self.temporal_scale if self.temporal_sr == "latent" else 1
+
+    @property
+    def sampled_frames(self) -> int:
+        """Frames that come from the model: the clip's, and those in between where they are sampled."""
+        return (self.num_frames - 1) * self.in_between + 1
+
+    @property
     def num_segments(self) -> int:
         """⌈num_frames / segment_frames⌉."""
         return -(-self.num_frames // self.segment_frames)
@@ -180,12 +194,16 @@ def _check_together(
         _check_quality(row, own, faults)
     if not bad & {"codec", "fps", "temporal_scale"}:
         _check_rate(row, faults)
+    if not bad & {"codec", "height", "width", "spatial_scale"}:
+        _check_sides(row, faults)
     _check_control(row, own, bad, faults)
     if "source_video" not in bad:
         edits = row["source_video"] is not None
         _check_use(row, own, bad, ("image_guidance_scale",), edits, "no source_video", faults)
     if not bad & {"best_of", "best_by"}:
         _check_best(row, own, faults)
+    if not bad & {"temporal_sr", "temporal_scale", "control_video", "source_video"}:
+        _check_in_between(row, own, faults)
     adapts = _is_wanted(row, own, bad, ("ip_adapter", "ip_adapter_image"), faults)
     _check_use(row, own, bad, ("ip_adapter_scale",), adapts, "no ip_adapter", faults)
 
@@ -272,6 +290,37 @@ def _check_rate(row: dict[str, Any], faults: list[Fault]) -> None:
     elif rate < LEAST_FPS:
         expected = f"fps × temporal_scale of at least {LEAST_FPS:g}"
         faults.append(Fault("fps", expected, f"{rate:g}"))
+
+
+def _check_sides(row: dict[str, Any], faults: list[Fault]) -> None:
+    least, scale = LEAST_SIDE.get(row["codec"], 1), row["spatial_scale"]
+    largest = MOST_SIDES.get(row["codec"], (MAX_SIDE * scale,) * 2)
+    hint = "with its spatial_scale; make it smaller, or choose another codec"
+    before = len(faults)
+    for name, most in zip(("height", "width"), largest, strict=True):
+        side: int | None = row[name]  # a model's own is neither so small nor so large
+        if side is not None and side * scale < least:
+            expected = f"at least {least} pixels of the video, as codec is `{row['codec']}`"
+            faults.append(Fault(name, expected, f"{side * scale}"))
+        elif side is not None and side * scale > most:
+            expected = f"at most {most} pixels of the video, as codec is `{row['codec']}`"
+            faults.append(Fault(name, expected, f"{side * scale}", hint))
+    height, width = ((row[name] or 0) * scale for name in ("height", "width"))
+    if len(faults) == before and not fits_ffmpeg(height, width):
+        expected = "a video of less than 2^28 pixels a frame, as ffmpeg takes"
+        faults.append(Fault("height", expected, f"{height}×{width}", hint))
+
+
+def _check_in_between(row: dict[str, Any], own: Mapping[str, Any], faults: list[Fault]) -> None:
+    """Frames in between have no picture to follow where a clip guides the others."""
+    if row["temporal_sr"] != "latent" or row["temporal_scale"] == 1:
+        return
+    given = next((n for n in ("control_video", "source_video") if row[n] is not None), None)
+    if given is not None and own.get("temporal_sr") is None:
+        row["temporal_sr"] = COLUMNS["temporal_sr"].default
+    elif given is not None:
+        expected = f"`flow` or `model:FILE`, as there is a {given}"
+        faults.append(Fault("temporal_sr", expected, "`latent`", "or leave it null"))
 
 
 def _check_control(

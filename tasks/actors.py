@@ -1,7 +1,9 @@
-"""Ray actors, one class a stage; `tasks.placement` says how many there are and what each takes.
+"""Ray actors: one samples and decodes, one makes a finished file of the frames; `tasks.placement` says
+how many there are of each and what they take.
 
-All have one method, `run(job, frames) -> (Report | StageFailure, frames)`, with two returns: the
-small one goes to the driver, the pixels stay in the object store and travel as references.
+Both have one method, `run(job, chunks)`, a generator: it yields frames chunk by chunk, and last a
+`Report` or a `StageFailure`. That goes to the driver; the pixels stay in the object store, and the other
+actor is given references to them.
 """
 
 from __future__ import annotations
@@ -10,21 +12,25 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError, ObjectLostError
 
 from manifests.object_store import UnreachableError
 from manifests.storage import RunFolder
 from tasks import sampling, stages
 from tasks.best_of import sample_best
+from tasks.chunks import Frames, StageError
 from tasks.disk import DiskFullError, lacks_room, write_with_room
 from tasks.job import Job
 from tasks.out_of_memory import Fallbacks, OutOfMemory
 from tasks.overheard import overheard
+from tasks.post import wants_gpu
 from tasks.previews import needs_preview, write_preview
 from tasks.warm import WarmModels
 
@@ -56,7 +62,9 @@ _POISON = ("CUDA error", "cuDNN error", "device-side assert")
 
 
 def _failure(stage: str, error: Exception) -> StageFailure:
-    """What the driver is told of an exception that a stage raised."""
+    """What the driver is told of an exception that a stage raised, or another whose frames it read."""
+    if isinstance(error, StageError) and isinstance(error.__cause__, Exception):
+        stage, error = error.stage or stage, error.__cause__
     message = str(error) or type(error).__name__
     poisoned = type(error).__name__ == "AcceleratorError" or any(w in message for w in _POISON)
     return StageFailure(
@@ -97,8 +105,8 @@ class SamplerActor:
         self.fallbacks = Fallbacks()
 
     @overheard  # outside: Ray reads what is beneath
-    @ray.method(num_returns=2)
-    def run(self, job: Job, frames: None) -> tuple[Report | StageFailure, Any]:
+    @ray.method(num_returns="streaming")
+    def run(self, job: Job, chunks: None) -> Generator[Frames | Report | StageFailure]:
         """Latents, then frames; see the module."""
         stage = "sample"
         try:
@@ -106,91 +114,80 @@ class SamplerActor:
             started = time.monotonic()
             with self.folder.latents_file(job.sample_digest) as path:
                 sampled, note = sample_best(self.models, self.fallbacks, job, path)
-            stage = "decode"
-            latents = sampled.latents
-            decoded, more = sampling.decode_in_memory(self.models, self.fallbacks, job, latents)
+            stage, notes = "decode", [note]
+            decoded = self._decoded(job, sampled.latents, notes)
+            larger = stages.SuperResolved(job, decoded) if wants_gpu(job) else None
+            yield from decoded if larger is None else larger
         except Exception as error:  # of any kind: one row's failure, told to the ledger
-            return _failure(stage, error), None
-        return {
+            yield _failure(stage, error)
+            return
+        after = {} if larger is None else larger.seconds()
+        yield {
             "kl_achieved": sampled.kl,
             "unet_calls": 0 if sampled.reused else job.unet_calls,
             "native_pictures": 0.0 if sampled.reused else job.native_pictures,
             "device": self.models.device_name(job),
             "node": socket.gethostname(),
-            "seconds_sample": time.monotonic() - started,
+            "seconds_sample": time.monotonic() - started - sum(after.values()),
+            **after,
             **({"candidates": sampled.candidates} if sampled.candidates else {}),
-            **({"note": told} if (told := sampling.joined(note, more)) else {}),
-        }, decoded
+            **({"note": told} if (told := sampling.joined(*notes)) else {}),
+        }
+
+    def _decoded(self, job: Job, latents: Any, notes: list[str | None]) -> Generator[Frames]:
+        for chunk, note in sampling.decode_in_chunks(self.models, self.fallbacks, job, latents):
+            notes[1:] = [note]
+            yield chunk
 
 
-class TemporalActor:
-    """Temporal super-resolution."""
+class PostActor:
+    """Temporal and spatial super-resolution, and the finished file: encoded, verified, published.
 
-    def __init__(self) -> None:
-        _hide_foreign_gpus()
-        import_module("tasks.temporal_sr")
-
-    @overheard
-    @ray.method(num_returns=2)
-    def run(self, job: Job, frames: stages.Frames) -> tuple[Report | StageFailure, Any]:
-        """Frames in between; see the module."""
-        return _timed("temporal", stages.interpolate_frames, job, frames)
-
-
-class SpatialActor:
-    """Spatial super-resolution."""
-
-    def __init__(self) -> None:
-        _hide_foreign_gpus()
-        import_module("tasks.spatial_sr")
-
-    @overheard
-    @ray.method(num_returns=2)
-    def run(self, job: Job, frames: stages.Frames) -> tuple[Report | StageFailure, Any]:
-        """Larger frames; see the module."""
-        return _timed("spatial", stages.upscale_frames, job, frames)
-
-
-class AssembleActor:
-    """Encodes, verifies and publishes the finished file."""
+    Args:
+        root: the run folder, for videos.
+    """
 
     def __init__(self, root: str) -> None:
         _hide_foreign_gpus()
-        import_module("tasks.assemble")
+        for name in ("assemble", "temporal_sr", "spatial_sr"):
+            import_module(f"tasks.{name}")
         self.folder = RunFolder(root)
 
     @overheard
-    @ray.method(num_returns=2)
-    def run(self, job: Job, frames: stages.Frames) -> tuple[Report | StageFailure, None]:
-        """The file; no frames come back."""
-        started = time.monotonic()
+    @ray.method(num_returns="streaming")
+    def run(self, job: Job, chunks: Sequence[Any]) -> Generator[Report | StageFailure]:
+        """The file; no frames come back. See the module.
+
+        Raises:
+            ObjectLostError, GetTimeoutError: a node is gone, and the frames with it.
+        """
         try:
             with self.folder.delivery(job.digest, job.row.id, job.row.codec) as path:
                 report = write_with_room(
-                    self.folder.root, lambda: stages.assemble_video(job, frames, path)
+                    self.folder.root, lambda: stages.finish(job, _received(chunks), path)
                 )
+                if needs_preview(job.row.codec):
+                    report |= self._preview(job, path, report["fps"])
+        except (ObjectLostError, GetTimeoutError):
+            raise
         except Exception as error:  # of any kind: one row's failure, told to the ledger
-            return _failure("assemble", error), None
+            yield _failure("assemble", error)
+            return
         report["file_name"] = self.folder.file_name(stages.output_path(self.folder, job))
-        if needs_preview(job.row.codec):
-            try:
-                with self.folder.preview_delivery(job.digest, job.row.id) as path:
-                    write_with_room(
-                        self.folder.root, lambda: write_preview(frames, path, report["fps"])
-                    )
-            except (DiskFullError, UnreachableError) as error:
-                return _failure("assemble", error), None
-            except Exception as error:  # of any kind: the clip itself is done
-                report["note"] = f"no preview: {error}"
-        return {**report, "seconds_assemble": time.monotonic() - started}, None
+        yield report
+
+    def _preview(self, job: Job, video: Path, fps: float) -> Report:
+        """Beside a clip that browsers do not play; the clip itself is done without it."""
+        try:
+            with self.folder.preview_delivery(job.digest, job.row.id) as path:
+                write_with_room(self.folder.root, lambda: write_preview(video, path, fps))
+        except (DiskFullError, UnreachableError):
+            raise
+        except Exception as error:
+            return {"note": f"no preview: {error}"}
+        return {}
 
 
-def _timed(
-    stage: str, work: Callable[[Job, stages.Frames], stages.Frames], job: Job, frames: stages.Frames
-) -> tuple[Report | StageFailure, Any]:
-    started = time.monotonic()
-    try:
-        made = work(job, frames)
-    except Exception as error:  # of any kind: one row's failure, told to the ledger
-        return _failure(stage, error), None
-    return {f"seconds_{stage}": time.monotonic() - started}, made
+def _received(chunks: Sequence[Any]) -> Iterator[Frames]:
+    """The pixels behind references, a chunk at a time."""
+    return (ray.get(chunk) for chunk in chunks)

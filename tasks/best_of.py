@@ -63,9 +63,8 @@ def sample_best(
         return found, None
     by = parse_best_by(row.best_by)
     steps = row.num_inference_steps if by.steps is None else by.steps
-    each = [
-        row.prompt[min(i // row.segment_frames, len(row.prompt) - 1)] for i in range(row.num_frames)
-    ]
+    step = row.segment_frames * row.in_between
+    each = [row.prompt[min(i // step, len(row.prompt) - 1)] for i in range(row.sampled_frames)]
     candidates: list[dict[str, Any]] = []
     best: tuple[Sampled, str | None] | None = None
     highest = 0

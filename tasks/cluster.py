@@ -158,6 +158,20 @@ def _log_what_ray_says(data: dict[str, Any], ignore_prefix: bool) -> None:
     log.info("Ray: %s", "\n".join(data["lines"]))
 
 
+def _why_not_joined(address: str, error: Exception) -> str:
+    # Ray says so in its own lines on standard error; what it raises is that nobody answered.
+    token = (
+        ""
+        if os.environ.get("RAY_AUTH_MODE") == "token"
+        else ", or, if it runs and asks for a token (`ray start` sets one up by itself), run this with "
+        "RAY_AUTH_MODE=token and its ~/.ray/auth_token here"
+    )
+    return (
+        f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`{token}, "
+        "or leave out --ray-address and RAY_ADDRESS to render on this machine"
+    )
+
+
 def _join(address: str | None, local_gpus: int | None, metrics_port: int | None) -> None:
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is not None:
@@ -165,10 +179,7 @@ def _join(address: str | None, local_gpus: int | None, metrics_port: int | None)
             _knock(address)
             ray.init(address=address, **common)
         except Exception as error:  # Ray raises what comes, also bare Exceptions
-            raise ClusterError(
-                f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`, "
-                "or leave out --ray-address and RAY_ADDRESS to render on this machine"
-            ) from error
+            raise ClusterError(_why_not_joined(address, error)) from error
     else:
         cores = len(os.sched_getaffinity(0))
         try:

@@ -26,7 +26,7 @@ from tasks.catalogue import Catalogue
 from tasks.job import Engine, Job
 from tasks.methods import CompareError, Method
 from tasks.out_of_memory import Fallbacks
-from tasks.sampling import decode_in_memory, sample_in_memory
+from tasks.sampling import sample_in_memory
 from tasks.warm import WarmModels
 
 Frames = np.ndarray[Any, Any]
@@ -98,6 +98,11 @@ def plan_clips(
             raise CompareError(
                 f"{plain.id}: codec: expected {', '.join(PLAYABLE)}, which the page plays, "
                 f"found {plain.codec}"
+            )
+        if plain.in_between > 1:
+            raise CompareError(
+                f"{plain.id}: temporal_sr: expected flow or a model in a comparison, found latent, "
+                "which not every method can sample"
             )
         for take, method in itertools.product(range(seeds), methods):
             values = {
@@ -181,9 +186,7 @@ def _render(models: WarmModels, fallbacks: Fallbacks, clip: PlannedClip, path: P
         latents = _text2video_zero(models, job)
     else:
         latents = sample_in_memory(models, fallbacks, job)[0].latents
-    frames, _ = decode_in_memory(models, fallbacks, job, latents)
-    frames = stages.upscale_frames(job, stages.interpolate_frames(job, frames))
-    stages.assemble_video(job, frames, path)
+    stages.finish_alone(models, fallbacks, job, latents, path)
 
 
 def _text2video_zero(models: WarmModels, job: Job) -> Any:

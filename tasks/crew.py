@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from threading import Event, Thread
 from typing import TYPE_CHECKING, NamedTuple
 
+from manifests.kinds import count
 from tasks.job import CALL_DEADLINE
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zs2.ray")
 
+SHOW_SECONDS = 30.0  # between words to people who wait for the samplers
 WATCH_SECONDS = 5.0  # between looks at whether the cluster still lives, and how busy it is
 CLUSTER_WAIT = 3600.0  # seconds for nodes to come up, and for other runs to leave room
 GO_ON = "the same command goes on where it stopped"
@@ -55,6 +58,7 @@ class Crew:
         spawners: says of a placement and the root what starts an actor of each stage; default
             `Placement.spawners`.
         tell: hears what the run waits for on its cluster.
+        show: hears that samplers are starting, now and then until one is up: for people who watch.
     """
 
     def __init__(
@@ -64,9 +68,11 @@ class Crew:
         rows: int,
         spawners: Spawners | None = None,
         tell: Callable[[str], None] = log.info,
+        show: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._cluster = cluster
         self._tell = tell
+        self._show = show
         self._interrupted = Event()
         self._spawners = spawners
         self._root = root
@@ -152,7 +158,14 @@ class Crew:
         the run closes."""
         from tasks.cluster import ClusterError, cluster_fault
 
+        starting = count(opened.placement.samplers, "sampler")
+        began = shown = time.monotonic()
+        self._show(f"starting {starting} …")
         while not self._closing.wait(WATCH_SECONDS):
+            now = time.monotonic()
+            if now - shown >= SHOW_SECONDS and not opened.pipeline.has_begun():
+                shown = now
+                self._show(f"still starting {starting}: {now - began:.0f} s")
             fault = cluster_fault()
             if fault is not None:
                 opened.pipeline.give_up(ClusterError(f"{fault}; {GO_ON}"))
@@ -187,14 +200,7 @@ class Crew:
             name: ActorPool(name, spawn, sizes.get(name, placement.post_actors), cluster.deadline)
             for name, spawn in spawners.items()
         }
-        pipeline = Pipeline(
-            [
-                Stage(pools["sample"]),
-                Stage(pools["temporal"], lambda job: job.row.temporal_scale > 1),
-                Stage(pools["spatial"], lambda job: job.row.spatial_scale > 1),
-                Stage(pools["assemble"]),
-            ]
-        )
+        pipeline = Pipeline([Stage(pools["sample"]), Stage(pools["post"])])
         if cluster.address is not None:
             _await_sampler(pipeline, placement, patience)
         return _Opened(pipeline, placement, telemetry.Telemetry(self._root))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -19,7 +19,7 @@ class Flight:
     source: Source
     started_at: datetime
     stage: int = 0
-    frames: Any = None  # object reference; the driver never holds pixels
+    chunks: Sequence[Any] = ()  # object references; the driver never holds pixels
     report: dict[str, Any] = field(default_factory=dict[str, Any])
     crashes: int = 0
 

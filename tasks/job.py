@@ -18,6 +18,7 @@ from manifests.stored_inputs import StoredClip
 from zs2.addons import AddOn
 from zs2.clip_score import ScorerInfo
 from zs2.models import ModelInfo
+from zs2.post_models import PostModel
 
 RECIPE = "1"  # raised whenever the same settings begin to give other bytes
 
@@ -81,6 +82,8 @@ class Conditions:
     Attributes:
         identity: by column, what enters the digest in place of the names: hashes of contents, and
             the revisions of add-ons with their weights.
+        interpolator, upscaler: models that the frames go through, if any; `post` what enters the digest
+            of the video in place of their names, by column.
         lost: why some of it, there when the run was planned, is no longer to be had.
     """
 
@@ -93,6 +96,9 @@ class Conditions:
     loras: tuple[AddOn, ...] = ()
     scorer: ScorerInfo | None = None
     identity: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    interpolator: PostModel | None = None
+    upscaler: PostModel | None = None
+    post: Mapping[str, str] = field(default_factory=dict[str, str])
     lost: str = ""
 
     @property
@@ -144,13 +150,18 @@ class Job:
 
     @property
     def unet_calls(self) -> int:
-        """UNet calls of the clip and the other candidates: segments times steps (PNDM takes one step
-        more)."""
+        """UNet calls of the clip and the other candidates: segments, and those of frames in between,
+        times steps (PNDM takes one step more)."""
         row, steps = self.row, self.row.num_inference_steps or 0
         runs = [steps] * row.best_of
         if row.best_by is not None and (ranked := parse_best_by(row.best_by).steps) is not None:
             runs = [ranked] * row.best_of + [steps]
-        return row.num_segments * sum(run + (row.scheduler == "pndm") for run in runs)
+        m, gaps = row.segment_frames, row.in_between - 1
+        between = sum(
+            -(-gaps * min(m, row.num_frames - 1 - start) // m)
+            for start in range(0, row.num_frames - 1, m)
+        )
+        return (row.num_segments + between) * sum(run + (row.scheduler == "pndm") for run in runs)
 
     @property
     def unet_pictures(self) -> int:
@@ -193,7 +204,7 @@ def resolve(
     )
     resolved = ManifestRow(**values, meta=row.meta)
     sample_digest = digest_of(sample_fields(resolved, revision, engine, conditions))
-    digest = digest_of(video_fields(resolved, sample_digest, engine))
+    digest = digest_of(video_fields(resolved, sample_digest, engine, conditions))
     return Job(resolved, position, model, revision, engine, sample_digest, digest, conditions)
 
 
@@ -209,15 +220,19 @@ def sample_fields(
         **{name: value for name, value in columns.items() if name not in _NOT_SAMPLED},
         **conditions.identity,
         **({"fps": row.fps} if conditions.reads_a_clip else {}),
+        **({"in_between": row.in_between} if row.in_between > 1 else {}),
     }
 
 
-def video_fields(row: ManifestRow, sample_digest: str, engine: Engine) -> dict[str, Any]:
+def video_fields(
+    row: ManifestRow, sample_digest: str, engine: Engine, conditions: Conditions
+) -> dict[str, Any]:
     """All that decides the video: what the digest is of."""
     return {
         "sample": sample_digest,
         "safety_checker": engine.safety_checker,
         **{name: getattr(row, name) for name in _post_columns(row)},
+        **conditions.post,
     }
 
 
@@ -297,7 +312,7 @@ def parameters(job: Job, candidates: Sequence[Mapping[str, Any]] | None = None) 
     `inputs` what its files and add-ons were, by content and revision; and the candidates that it was
     chosen from."""
     columns = {k: v for k, v in _columns(job.row).items() if k not in ("id", "prompt", "seed")}
-    known = job.conditions.identity
-    inputs = {"inputs": dict(known)} if known else {}
+    known = {**job.conditions.identity, **job.conditions.post}
+    inputs = {"inputs": known} if known else {}
     chosen = {"candidates": list(candidates)} if candidates else {}
     return json.dumps({**columns, **asdict(job.engine), **inputs, **chosen}, ensure_ascii=False)

@@ -49,7 +49,7 @@ class Kind:
     def _forms(self) -> tuple[str, str]:
         job = self.job
         sample = sample_fields(job.row, job.revision, job.engine, job.conditions)
-        video = video_fields(job.row, job.sample_digest, job.engine)
+        video = video_fields(job.row, job.sample_digest, job.engine, job.conditions)
         return open_form(sample, OWN), open_form(video, ("sample",))
 
 

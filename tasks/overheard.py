@@ -39,16 +39,16 @@ def _listening() -> Generator[list[str]]:
         root.removeHandler(ear)
 
 
-def overheard(run: Any) -> Callable[..., tuple[Any, Any]]:
+def overheard(run: Any) -> Callable[..., Generator[Any]]:
     """An actor's `run` with what any library logged or warned of put into its report, as `warned`:
     warnings and errors, each once. A failure says by itself what was wrong."""
 
     @wraps(run)
-    def listening(*args: Any) -> tuple[Any, Any]:
+    def listening(*args: Any) -> Generator[Any]:
         with _listening() as heard:
-            report, frames = run(*args)
-        if heard and isinstance(report, dict):
-            report["warned"] = heard
-        return report, frames
+            for made in run(*args):
+                if heard and isinstance(made, dict):
+                    made["warned"] = heard
+                yield made
 
     return listening

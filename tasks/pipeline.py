@@ -164,7 +164,7 @@ class Pipeline:
         self._start_calls()
         self._finish_sources()
         calls = {
-            call.report: (stage, worker, call)
+            call.ended: (stage, worker, call)
             for stage in self.stages
             for worker in stage.pool.workers
             for call in worker.calls
@@ -254,10 +254,11 @@ class Pipeline:
 
     def _end_call(self, stage: Stage, worker: Worker, call: Call) -> None:
         flight = call.flight
-        said = answer(call)
-        if isinstance(said, Broken):
-            self._end_broken_call(stage, worker, call, said)
+        answered = answer(call)
+        if isinstance(answered, Broken):
+            self._end_broken_call(stage, worker, call, answered)
             return
+        said = answered.said
         stage.pool.take(worker, call)
         if isinstance(said, StageFailure):
             self._end_failed_call(stage, worker, flight, said)
@@ -269,7 +270,7 @@ class Pipeline:
         flight.report |= said
         if notes:  # each stage may have its own
             flight.report["note"] = "; ".join(notes)
-        flight.frames = call.frames
+        flight.chunks = answered.chunks
         self._advance(flight)
 
     def _end_failed_call(
@@ -296,7 +297,7 @@ class Pipeline:
         stage.pool.take(worker, call)
         flight = call.flight
         if said.lost == "frames":  # begin again: sampled latents are on disk
-            flight.stage, flight.frames = 0, None
+            flight.stage, flight.chunks = 0, ()
             self._lose_row(flight, stage, said.reason)
         else:
             self._fail(flight, stage.pool.name, said.error_type, said.reason)
@@ -312,7 +313,8 @@ class Pipeline:
         self._end(flight, error_type="note" if note else None, error_message=note)
 
     def _lose_actor(self, stage: Stage, worker: Worker, reason: str, *, blame: bool = True) -> None:
-        """Replace an actor. The row at work carries the blame, the one that waited does not."""
+        """Replace an actor. The row at work carries the blame, the one that waited does not. A death
+        within milliseconds of a row's end can take that row's answer along: it is done again then."""
         pool = stage.pool
         pool.crashes_in_a_row += 1
         culprit = worker.calls[0] if blame else None
@@ -351,7 +353,7 @@ class Pipeline:
         error_type: str | None = None,
         error_message: str | None = None,
     ) -> None:
-        flight.frames = None
+        flight.chunks = ()
         flight.source.in_flight -= 1
         flight.source.on_end(
             Ending(

@@ -10,9 +10,11 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tasks.actors import AssembleActor, SamplerActor, SpatialActor, TemporalActor
+from tasks.actors import PostActor, SamplerActor
 from tasks.cluster import ClusterError, Resources, in_words
 
+POST_PER_SAMPLER = 4  # most post-processing actors a sampler that have cores of their own
+SHARED_POST = 5  # samplers for which there is one that has none
 # Of a placement and the run's root: what starts an actor of each stage.
 Spawners = Callable[["Placement", str], dict[str, Callable[[], Any]]]
 
@@ -64,11 +66,7 @@ class Placement:
             "sample": lambda: (
                 ray.remote(SamplerActor).options(**sampler).remote(root, self.threads)
             ),
-            "temporal": lambda: ray.remote(TemporalActor).options(**_beside_samplers()).remote(),
-            "spatial": lambda: ray.remote(SpatialActor).options(**_beside_samplers()).remote(),
-            "assemble": lambda: (
-                ray.remote(AssembleActor).options(**_beside_samplers()).remote(root)
-            ),
+            "post": lambda: ray.remote(PostActor).options(**_beside_samplers()).remote(root),
         }
 
 
@@ -108,11 +106,13 @@ def place(
         )
     gpus = gpus_per_sampler if any(node.get("GPU", 0) > 0 for node in found) else 0.0
     cpus = 1.0 if gpus else float(threads)
-    served = 4 if gpus else 16  # samplers that one set of post-processing actors keeps up with
     one = Placement(1, cpus, gpus, threads, 1)
     most = one.most_on(found)
     count = max(1, min(most, rows)) if samplers is None else samplers
-    placement = replace(one, samplers=count, post_actors=max(1, count // served))
+    # Cores that no sampler takes are post-processing's; where there are none it shares theirs.
+    left = int(sum(node.get("CPU", 0) for node in found) - count * cpus)
+    beside = min(left, count * POST_PER_SAMPLER, rows)
+    placement = replace(one, samplers=count, post_actors=max(1, beside, count // SHARED_POST))
     if count > most:
         raise ClusterError(
             f"expected room for {placement}, found it for {most} on {in_words(found)}; "

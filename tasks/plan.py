@@ -45,6 +45,7 @@ class Plan:
         shards: what to render, in order: the rows of one signature stand together.
         problems: those of the first bad rows; `invalid_rows` counts all of these.
         work: what the shards add up to.
+        codecs: of the rows to render.
     """
 
     rows: int = 0
@@ -56,6 +57,7 @@ class Plan:
     invalid_rows: int = 0
     work: Work = field(default_factory=Work)
     switches_in_manifest_order: int = 0
+    codecs: set[str] = field(default_factory=set[str])
 
     def refuse(
         self, row: RefusedRow, on_invalid: Callable[[str, list[Problem]], None] | None
@@ -122,6 +124,7 @@ def make_plan(
             pending[signature] = array("Q")
         pending[signature].append(row.position)
         plan.work.add(kind.work)
+        plan.codecs.add(kind.codec)
     plan.shards = _cut(pending, shard_rows)
     return plan
 

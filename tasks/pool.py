@@ -32,8 +32,8 @@ class Call:
     """A row at an actor."""
 
     flight: Flight
-    report: Any  # object references of the two returns
-    frames: Any
+    answers: Any  # references, those of chunks and last that of the report, as they are made
+    ended: Any  # reference: there once the last answer is
     head_since: float | None = None
 
 
@@ -69,7 +69,7 @@ class ActorPool:
 
     Args:
         name: the stage.
-        spawn: starts one actor that has `run(job, frames)`.
+        spawn: starts one actor that has `run(job, chunks)`.
         size: how many.
         deadline: seconds a call may take before its actor is killed.
     """
@@ -110,8 +110,8 @@ class ActorPool:
         return any(w.ready and not w.alone and len(w.calls) < SLOTS for w in self.workers)
 
     def submit(self, worker: Worker, flight: Flight) -> None:
-        report, frames = worker.actor.run.remote(flight.job, flight.frames)
-        call = Call(flight, report, frames)
+        answers = worker.actor.run.remote(flight.job, flight.chunks)
+        call = Call(flight, answers, answers.completed())
         worker.calls.append(call)
         worker.alone = flight.crashes > 0
         worker.signature = flight.job.signature
@@ -160,10 +160,19 @@ def why_not_born(worker: Worker) -> str | None:
     return None
 
 
-def answer(call: Call) -> Report | StageFailure | Broken:
+@dataclass(frozen=True)
+class Answer:
+    """What an actor made of a row: references to chunks of frames, and what it says of its work."""
+
+    said: Report | StageFailure
+    chunks: Sequence[Any]
+
+
+def answer(call: Call) -> Answer | Broken:
     """What came of a call that has ended."""
     try:
-        return ray.get(call.report, timeout=10)
+        *chunks, last = call.answers
+        return Answer(ray.get(last, timeout=10), chunks)
     except RayError as error:
         cause = error.cause if isinstance(error, RayTaskError) else error
         kind = type(cause).__name__

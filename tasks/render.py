@@ -22,6 +22,7 @@ from manifests.result import ResultRow
 from manifests.storage import RunFolder
 from manifests.validate import Problem, format_problems
 from tasks.artifacts import leave_artifacts
+from tasks.codecs import check_encoders
 from tasks.crew import Cluster, Crew
 from tasks.job import Ending, Engine, result_row
 from tasks.pipeline import Pipeline
@@ -226,6 +227,7 @@ def plan(run: RenderRun, skip_invalid: bool) -> Plan:
 
     Raises:
         InvalidManifestError: bad rows, unless they are to be skipped (then they are in the journal).
+        AssembleError: this machine, where the run is, has no encoder for a row's codec.
     """
     run.tally = Tally()  # a second attempt counts anew
     made = make_plan(
@@ -241,6 +243,8 @@ def plan(run: RenderRun, skip_invalid: bool) -> Plan:
     )
     if made.invalid_rows and not skip_invalid:
         raise InvalidManifestError(made)
+    if run.cluster.address is None:  # the nodes of another cluster have an ffmpeg of their own
+        check_encoders(made.codecs)
     run.left = made.work.rows
     return made
 

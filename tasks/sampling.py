@@ -6,7 +6,9 @@ With what memory there is: what does not fit is tried again with the fallbacks o
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ import numpy as np
 
 from manifests.links import is_own_file
 from manifests.storage import write_aside
+from tasks.chunks import Frames, frames_a_chunk
 from tasks.disk import write_with_room
 from tasks.job import Job
 from tasks.out_of_memory import OFFLOAD, TILES, Fallbacks
@@ -25,8 +28,6 @@ if TYPE_CHECKING:
     import torch
 
     from zs2.sampler import ZS2Sampler
-
-Frames = np.ndarray[Any, Any]
 
 
 class SamplingError(RuntimeError):
@@ -85,17 +86,28 @@ def decode_in_memory(
     Raises:
         OutOfMemory: a frame does not fit, whatever was tried.
     """
+    chunks, notes = zip(*decode_in_chunks(models, fallbacks, job, latents), strict=True)
+    return np.concatenate(chunks), notes[-1]
+
+
+def decode_in_chunks(
+    models: WarmModels, fallbacks: Fallbacks, job: Job, latents: torch.Tensor
+) -> Iterator[tuple[Frames, str | None]]:
+    """As `decode_in_memory`, some frames at a time; with each, what the ledger should know by then."""
     from zs2.decoding import in_tiles
 
-    def work(needed: Sequence[str]) -> Frames:
+    def decode(part: torch.Tensor, needed: Sequence[str]) -> Frames:
         sampler = models.sampler(job, offload=OFFLOAD in needed)
         if TILES not in needed:
-            return sampler.decode(latents)
-        with in_tiles(sampler.pipe, latents):
-            return sampler.decode(latents)
+            return sampler.decode(part)
+        with in_tiles(sampler.pipe, part):
+            return sampler.decode(part)
 
-    frames, needed = fallbacks.attempt(_shape(job), "decode", work)
-    return frames, _memory_note("decoded", needed)
+    side = job.model.scale_factor
+    frames = frames_a_chunk(*(side * length for length in latents.shape[-2:]))
+    for part in latents.split(frames):
+        decoded, needed = fallbacks.attempt(_shape(job), "decode", partial(decode, part))
+        yield decoded, _memory_note("decoded", needed)
 
 
 def _shape(job: Job) -> tuple[object, ...]:
@@ -150,6 +162,7 @@ def sample(models: WarmModels, job: Job, latents_file: Path | None = None) -> Sa
         guidance_scale=row.guidance_scale,
         scheduler=row.scheduler,
         long_prompt=row.long_prompt,
+        in_between=row.in_between,
         output_type="latent",
         **models.equip(job),
     )[0]
@@ -202,7 +215,7 @@ def read_latents(path: Path, job: Job) -> Sampled | None:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if tuple(file.get_slice("latents").get_shape()) != (
-                *(row.num_frames, model.latent_channels),
+                *(row.sampled_frames, model.latent_channels),
                 *size,
             ):
                 return None

@@ -1,22 +1,29 @@
-"""The five stages of one row as plain functions: sample → decode → temporal → spatial → assemble.
+"""The stages of one row that come after its latents: decode → temporal → spatial → assemble.
 
-Ray actors call them in a run, `zs2 sample` calls them one after the other: the same bytes.
+Ray actors call them in a run, `zs2 sample` calls them in its own process: the same bytes.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from manifests.links import check_own
 from manifests.storage import RunFolder
+from tasks import post
 from tasks.best_of import sample_best
+from tasks.chunks import Frames, StageError, Timed, ahead
 from tasks.job import Job, parameters
 from tasks.out_of_memory import Fallbacks
-from tasks.sampling import Frames, decode_in_memory
+from tasks.sampling import decode_in_chunks
 from tasks.warm import WarmModels
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # What makes the libraries quiet and private; set before they are imported.
 QUIET = {
@@ -30,22 +37,66 @@ QUIET = {
 }
 
 
-def interpolate_frames(job: Job, frames: Frames) -> Frames:
-    """The temporal stage: (n−1)·k+1 frames."""
-    from tasks.temporal_sr import interpolate
+class SuperResolved:
+    """The job's clip after temporal and spatial super-resolution, chunk by chunk; made as it is read.
 
-    return interpolate(frames, job.row.temporal_scale, job.row.temporal_sr)
+    Raises, where chunks are read:
+        StageError: of the stage that failed; of none where it was `chunks`.
+    """
+
+    def __init__(self, job: Job, chunks: Iterable[Frames]) -> None:
+        stages = [Timed(chunks)]
+        if job.row.temporal_scale > 1 and job.row.in_between == 1:  # else it was sampled so
+            stages.append(Timed(post.interpolated(job, stages[-1]), "temporal"))
+        if job.row.spatial_scale > 1:
+            stages.append(Timed(post.upscaled(job, stages[-1]), "spatial"))
+        self._stages = stages
+
+    def __iter__(self) -> Iterator[Frames]:
+        return iter(self._stages[-1])
+
+    def seconds(self) -> dict[str, float]:
+        """What each stage has taken by now, as the ledger names it."""
+        return {
+            f"seconds_{after.stage}": after.seconds - before.seconds
+            for before, after in pairwise(self._stages)
+        }
 
 
-def upscale_frames(job: Job, frames: Frames) -> Frames:
-    """The spatial stage: frames `spatial_scale` times as high and wide."""
-    from tasks.spatial_sr import upscale
+def finish(job: Job, chunks: Iterable[Frames], path: Path) -> dict[str, Any]:
+    """All that comes after decoding: temporal and spatial super-resolution and the finished, verified
+    file at `path`, which is encoded while the earlier stages still work.
 
-    return upscale(frames, job.row.spatial_scale, job.row.spatial_sr)
+    In memory: a few chunks, however long the clip is.
+
+    Args:
+        chunks: decoded frames; of a job for whom `post.wants_gpu`, those of its `SuperResolved`.
+
+    Returns:
+        What the ledger has of the stages and of the file.
+
+    Raises:
+        StageError: of the stage that failed. What `chunks` raises passes unchanged.
+    """
+    row, started = job.row, time.monotonic()
+    larger = None if post.wants_gpu(job) else SuperResolved(job, chunks)
+    try:
+        with ahead(chunks if larger is None else larger) as made:
+            awaited = Timed(made)
+            report = _assemble(job, awaited, path)
+    except StageError as error:
+        if error.stage is not None or error.__cause__ is None:
+            raise
+        raise error.__cause__ from None
+    if larger is not None:
+        report |= larger.seconds()
+    report["seconds_assemble"] = time.monotonic() - started - awaited.seconds
+    if row.num_frames == 1 and row.temporal_scale > 1:
+        report["note"] = f"temporal_scale {row.temporal_scale}: one frame has none in between"
+    return report
 
 
-def assemble_video(job: Job, frames: Frames, path: Path) -> dict[str, Any]:
-    """The last stage: the finished, verified file at `path`, as the ledger describes it."""
+def _assemble(job: Job, frames: Iterable[Frames], path: Path) -> dict[str, Any]:
     from tasks.assemble import assemble
 
     row = job.row
@@ -57,7 +108,11 @@ def assemble_video(job: Job, frames: Frames, path: Path) -> dict[str, Any]:
         quality=row.quality,
         title=" | ".join(row.prompt),
         comment=json.dumps(
-            {"zs2": job.digest, "id": row.id, "seed": row.seed, **json.loads(parameters(job))}
+            {
+                **{"zs2": job.digest, "id": row.id, "seed": row.seed},
+                **({"prompt": row.prompt} if len(row.prompt) > 1 else {}),
+                **json.loads(parameters(job)),
+            }
         ),
     )
     return {
@@ -76,12 +131,25 @@ def render_alone(models: WarmModels, job: Job, path: Path) -> dict[str, Any]:
     started = time.monotonic()
     fallbacks = Fallbacks()
     sampled, _ = sample_best(models, fallbacks, job)
-    frames, _ = decode_in_memory(models, fallbacks, job, sampled.latents)
     report |= {"kl_achieved": sampled.kl, "seconds_sample": time.monotonic() - started}
     if sampled.candidates:
         report["candidates"] = sampled.candidates
-    frames = upscale_frames(job, interpolate_frames(job, frames))
-    return report | assemble_video(job, frames, path)
+    return report | finish_alone(models, fallbacks, job, sampled.latents, path)
+
+
+def finish_alone(
+    models: WarmModels, fallbacks: Fallbacks, job: Job, latents: Tensor, path: Path
+) -> dict[str, Any]:
+    """Decode, and `finish`, in this process. Raises what the stage that failed did."""
+    chunks = (chunk for chunk, _ in decode_in_chunks(models, fallbacks, job, latents))
+    try:
+        if not post.wants_gpu(job):
+            return finish(job, chunks, path)
+        larger = SuperResolved(job, chunks)
+        return {**finish(job, larger, path), **larger.seconds()}
+    except StageError as error:
+        assert error.__cause__ is not None
+        raise error.__cause__ from None
 
 
 def output_path(folder: RunFolder, job: Job) -> Path:

@@ -110,7 +110,7 @@ def _render_row(models: WarmModels, job: Job, folder: RunFolder) -> Ending:
     sampled = sampling.sample(models, job, folder.latents_path(job.sample_digest))
     frames = models.sampler(job).decode(sampled.latents)
     path = stages.output_path(folder, job)
-    report = stages.assemble_video(job, frames, path)
+    report = stages.finish(job, [frames], path)
     report |= {"kl_achieved": sampled.kl, "file_name": folder.file_name(path)}
     return Ending(job, "ok", started, datetime.now(UTC), report=report)
 

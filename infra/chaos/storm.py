@@ -20,9 +20,8 @@ from infra.chaos.processes import command, freeze, is_alive, kill, release, stat
 from infra.chaos.watch import Event, Watcher
 from infra.chaos.windows import Aim
 
-POST = ("TemporalActor", "SpatialActor", "AssembleActor")
-ACTORS = ("SamplerActor", *POST)
-KINDS = {"sampler": ("SamplerActor",), "assembler": ("AssembleActor",), "post": POST}
+ACTORS = ("SamplerActor", "PostActor")
+KINDS = {"sampler": "SamplerActor", "post": "PostActor"}
 BLAMED = re.compile(r"row (\S+): attempt \d+: ")
 MOST_STARTS = 30
 PATIENCE = 60.0  # seconds that a kill waits for its moment
@@ -32,8 +31,8 @@ DURING = (
     *(Aim("sampler"),) * 3,
     Aim("sampler", windows.DECODE),
     Aim("post"),
-    Aim("assembler", windows.ENCODE),
-    Aim("assembler", windows.REPORT),
+    Aim("post", windows.ENCODE),
+    Aim("post", windows.REPORT),
     *(Aim("ffmpeg", windows.ENCODE),) * 2,
     Aim("node"),
     Aim("driver"),
@@ -214,8 +213,8 @@ class Storm:
             self._strike_actor(aim)
 
     def _strike_actor(self, aim: Aim) -> None:
-        kinds = KINDS[aim.victim]
-        pid = self._pick(*kinds, busy=True) or self._pick(*kinds)
+        kind = KINDS[aim.victim]
+        pid = self._pick(kind, busy=True) or self._pick(kind)
         if pid is None or not freeze(pid):
             return
         busy = command(pid).split(" ")[0].endswith(".run")
@@ -320,7 +319,7 @@ class Storm:
     def _kill_driver(self, aim: Aim, window: str, row: str = "") -> None:
         assert self._process is not None
         thrown_away = self._thrown_away(self._actors("SamplerActor"))
-        if (orphan := self._pick("AssembleActor", "SamplerActor")) is not None:
+        if (orphan := self._pick("PostActor", "SamplerActor")) is not None:
             # One of the orphans is slow to die, and wakes when the next run is at work.
             freeze(orphan)
             threading.Timer(self._draw.uniform(5, 25), self._wake, [orphan]).start()

@@ -38,7 +38,7 @@ class Aim:
     """Whom to kill, and in which window; no window means at a random moment.
 
     Attributes:
-        victim: sampler, assembler, post (any of the post-processing actors), ffmpeg, node, driver.
+        victim: sampler, post (a post-processing actor), ffmpeg, node, driver.
         step: of STEPS, the first one that will do.
     """
 

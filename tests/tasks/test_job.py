@@ -174,12 +174,14 @@ def test_the_weights_are_in_the_digest(info: ModelInfo):
 
 
 def test_digests_of_finished_runs_stay():
-    """A version that knows more columns gives a row that does not use them the digests of before."""
+    """A version that knows more columns gives a row that does not use them the digests of before;
+    those finished when lanczos was the default keep theirs where it is named."""
     model = ModelInfo("zs2-mini", "/m", None, 64, 64, 4, 2, ModelDefaults(20, 3.0))
     demo = Path(__file__).parents[2] / "manifests" / "examples" / "demo.parquet"
     found: dict[str, tuple[str, str]] = {}
     for raw in open_manifest(demo).rows():
-        job = resolve(parse_row(raw.values), 0, model, "0" * 32, Engine())
+        row = parse_row(raw.values, {"spatial_sr": "lanczos"})
+        job = resolve(row, 0, model, "0" * 32, Engine())
         found[job.row.id] = (job.sample_digest, job.digest)
     assert {row_id: found.get(row_id) for row_id in DEMO} == DEMO
 
@@ -340,3 +342,20 @@ def test_a_controlnet_costs_its_share(info: ModelInfo):
     assert job.unet_pictures == plain.unet_pictures
     assert job.native_pictures == pytest.approx(CONTROLNET_COST * plain.native_pictures)
     assert (job.signature.controlnet, job.signature.controlnet_revision) == ("o/net", "c0ffee")
+
+
+def test_sampled_frames_in_between_decide_the_latents(make_job: Any):
+    """With `latent` the scale is part of the sample digest, and the plan counts their UNet calls, those
+    that the sampler makes; without, it is only the video's."""
+    from zs2.config import ClipConfig
+    from zs2.in_between import FineClip
+
+    shape = {"num_frames": 7, "segment_frames": 3, "num_inference_steps": 5}
+    plain, flow = make_job(**shape), make_job(**shape, temporal_scale=4)
+    assert plain.sample_digest == flow.sample_digest
+    two, four = (make_job(**shape, temporal_sr="latent", temporal_scale=scale) for scale in (2, 4))
+    assert len({plain.sample_digest, two.sample_digest, four.sample_digest}) == 3
+    for job in (plain, two, four):
+        calls = FineClip(ClipConfig(num_frames=7, segment_frames=3), job.row.in_between).plan
+        assert job.unet_calls == 5 * len(calls)
+    assert four.output_frames == flow.output_frames == 25

@@ -191,7 +191,7 @@ def test_what_the_driver_is_told(tiny_job: TinyJob, tmp_path: Path):
     folder = RunFolder(tmp_path).create()
     actor = ray.remote(Unlucky).options(num_cpus=0.1).remote(str(folder.root))
     told = {
-        row_id: ray.get(actor.run.remote(tiny_job(row_id), None)[0])
+        row_id: ray.get(list(actor.run.remote(tiny_job(row_id), None))[-1])
         for row_id in ("memory", "poison", "good")
     }
     ray.kill(actor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,16 +20,17 @@ def test_logged_and_raised_warnings_go_into_the_report() -> None:
     level, and nothing of the row before."""
 
     @overheard
-    def run(job: str, frames: Any) -> tuple[dict[str, Any], Any]:
+    def run(job: str, frames: Any) -> Iterator[Any]:
         """Its words."""
         log.info("working on %s", job)
         for _ in range(2):
             log.warning("%s:\nout of memory", job)
         warnings.warn("a lens is cracked", UserWarning, stacklevel=1)
-        return {"seconds": 1}, frames
+        yield frames
+        yield {"seconds": 1}
 
     for row in ("one", "two"):
-        report, frames = run(row, 7)
+        frames, report = run(row, 7)
         first, second = report["warned"]
         assert first == f"{row}: out of memory" and "UserWarning: a lens is cracked" in second
         assert frames == 7 and report["seconds"] == 1
@@ -37,21 +39,21 @@ def test_logged_and_raised_warnings_go_into_the_report() -> None:
 
 def test_quiet_rows_failures_and_floods() -> None:
     """Nothing heard, nothing added; a failure is passed on as it is; a flood is cut off."""
-    assert overheard(lambda: ({"a": 1}, None))() == ({"a": 1}, None)
+    assert list(overheard(lambda: iter([{"a": 1}]))()) == [{"a": 1}]
     failure = object()
 
-    def fail() -> tuple[object, None]:
+    def fail() -> Iterator[object]:
         log.warning("before it failed")
-        return failure, None
+        yield failure
 
-    assert overheard(fail)() == (failure, None)
+    assert list(overheard(fail)()) == [failure]
 
-    def flood() -> tuple[dict[str, Any], None]:
+    def flood() -> Iterator[dict[str, Any]]:
         for number in range(100):
             log.warning("number %d %s", number, "x" * 10_000)
-        return {}, None
+        yield {}
 
-    heard = overheard(flood)()[0]["warned"]
+    heard = next(overheard(flood)())["warned"]
     assert len(heard) == MOST and all(len(text) <= 500 for text in heard)
 
 
@@ -59,9 +61,10 @@ def test_a_row_that_raises_leaves_no_ear_behind() -> None:
     """An exception passes, and the next row's warnings are its own."""
     before = list(logging.getLogger().handlers)
 
-    def broken() -> tuple[object, None]:
+    def broken() -> Iterator[object]:
+        yield 1
         raise KeyError("no")
 
     with pytest.raises(KeyError):
-        overheard(broken)()
+        list(overheard(broken)())
     assert logging.getLogger().handlers == before

@@ -45,12 +45,13 @@ class Actor:
         self.folder = folder
         (folder / f"pid-{os.getpid()}").touch()
 
-    @ray.method(num_returns=2)
-    def run(self, job: Job, frames: Any) -> tuple[dict[str, Any] | StageFailure, Any]:
+    @ray.method(num_returns="streaming")
+    def run(self, job: Job, chunks: list[Any]) -> Iterator[Any]:
         attempt = len(list(self.folder.glob(f"call-{self.stage}-{job.row.id}-*")))
         (self.folder / f"call-{self.stage}-{job.row.id}-{attempt}").touch()
         do = str(job.row.meta.get(f"meta_{self.stage}", ""))
         if do == "die" or (do == "die first" and attempt == 0):
+            time.sleep(0.5)  # a death at once may take the answer of the row before with it
             os._exit(1)
         if do == "hang":
             time.sleep(600)
@@ -59,15 +60,17 @@ class Actor:
         if do in ("fail", "fatal", "full disk") or (do == "fatal first" and attempt == 0):
             fatal, full = do.startswith("fatal"), do == "full disk"
             kind = "DiskFullError" if full else "Bad"
-            failure = StageFailure(self.stage, kind, "wrong", "details", fatal, ends_run=full)
-            return failure, None
+            yield StageFailure(self.stage, kind, "wrong", "details", fatal, ends_run=full)
+            return
         if do == "again" or (do == "again first" and attempt == 0):
-            return StageFailure(self.stage, "EncoderKilled", "shot", "details", again=True), None
+            yield StageFailure(self.stage, "EncoderKilled", "shot", "details", again=True)
+            return
         if do.replace(".", "").isdigit():
             time.sleep(float(do))
-        if frames is None:
-            frames = np.zeros((4, 256, 256, 3), np.uint8)
-        return {f"pid_{self.stage}": os.getpid(), "sum": int(frames.sum())}, frames + 1
+        frames = [ray.get(chunk) for chunk in chunks] or [np.zeros((2, 256, 256, 3), np.uint8)] * 2
+        for chunk in frames:
+            yield chunk + 1
+        yield {f"pid_{self.stage}": os.getpid(), "sum": sum(int(chunk.sum()) for chunk in frames)}
 
 
 # Ray's workers do not import test modules.
@@ -495,7 +498,7 @@ class Watched(ActorPool):
     """A pool that notes what it hands to its actors as frames."""
 
     def submit(self, worker: Any, flight: Any) -> None:
-        self.handed = [*getattr(self, "handed", []), flight.frames]
+        self.handed = [*getattr(self, "handed", []), flight.chunks]
         super().submit(worker, flight)
 
 
@@ -513,7 +516,9 @@ def test_frames_travel_as_references(bench: Bench):
     assert sums == {"long": 2 * pixels, "short": pixels}  # every stage adds 1 to each
     assert [bench.calls(row_id, "temporal") for row_id in ("long", "short")] == [1, 0]
     for pool in (temporal, assemble):
-        assert all(isinstance(frames, ray.ObjectRef) for frames in pool.handed)  # pyright: ignore
+        handed: list[list[ray.ObjectRef]] = pool.handed  # pyright: ignore
+        assert all(isinstance(ref, ray.ObjectRef) for refs in handed for ref in refs)
+        assert all(len(refs) == 2 for refs in handed)
 
 
 LOST_NODE = """

@@ -28,30 +28,31 @@ def gpus(*pairs: tuple[float, float]) -> list[Resources]:
     [
         # a sampler a core, on whichever node
         (cpus(2), 100, {}, Placement(2, 1, 0, 1, 1)),
-        (cpus(8, 0, 4.5), 100, {}, Placement(12, 1, 0, 1, 1)),
-        (cpus(32), 100, {}, Placement(32, 1, 0, 1, 2)),
+        (cpus(8, 0, 4.5), 100, {}, Placement(12, 1, 0, 1, 2)),
+        (cpus(32), 100, {}, Placement(32, 1, 0, 1, 6)),
         # never more than rows
-        (cpus(9), 3, {}, Placement(3, 1, 0, 1, 1)),
+        (cpus(9), 3, {}, Placement(3, 1, 0, 1, 3)),
         (cpus(2), 1, {}, Placement(1, 1, 0, 1, 1)),
         # threads are cores of one node
         (cpus(9), 100, {"threads": 4}, Placement(2, 4, 0, 4, 1)),
-        (cpus(6, 6), 100, {"threads": 4}, Placement(2, 4, 0, 4, 1)),
+        (cpus(6, 6), 100, {"threads": 4}, Placement(2, 4, 0, 4, 4)),
         # a sampler a GPU, or several on one, or one on several
-        (gpus((9, 2)), 100, {}, Placement(2, 1, 1, 1, 1)),
-        (gpus((9, 2)), 100, {"gpus_per_sampler": 0.5}, Placement(4, 1, 0.5, 1, 1)),
-        (gpus((9, 2)), 100, {"gpus_per_sampler": 0.4}, Placement(4, 1, 0.4, 1, 1)),
-        (gpus((9, 4)), 100, {"gpus_per_sampler": 2}, Placement(2, 1, 2, 1, 1)),
-        (gpus((9, 3), (9, 3)), 100, {"gpus_per_sampler": 2}, Placement(2, 1, 2, 1, 1)),
+        (gpus((9, 2)), 100, {}, Placement(2, 1, 1, 1, 7)),
+        (gpus((9, 2)), 100, {"gpus_per_sampler": 0.5}, Placement(4, 1, 0.5, 1, 5)),
+        (gpus((9, 2)), 100, {"gpus_per_sampler": 0.4}, Placement(4, 1, 0.4, 1, 5)),
+        (gpus((9, 4)), 100, {"gpus_per_sampler": 2}, Placement(2, 1, 2, 1, 7)),
+        (gpus((9, 3), (9, 3)), 100, {"gpus_per_sampler": 2}, Placement(2, 1, 2, 1, 8)),
         # nodes without GPUs get none, where there are others
-        ([*cpus(16), *gpus((8, 1))], 100, {}, Placement(1, 1, 1, 1, 1)),
+        ([*cpus(16), *gpus((8, 1))], 100, {}, Placement(1, 1, 1, 1, 4)),
         # as many as the CPUs feed
         (gpus((3, 8)), 100, {}, Placement(3, 1, 1, 1, 1)),
         # the CPU although there are GPUs
         (gpus((3, 2)), 100, {"gpus_per_sampler": 0}, Placement(3, 1, 0, 1, 1)),
         # exactly so many
-        (cpus(9), 100, {"samplers": 3}, Placement(3, 1, 0, 1, 1)),
-        # one set of post-processing actors for every four samplers on GPUs
-        (gpus((32, 4), (32, 4)), 100, {}, Placement(8, 1, 1, 1, 2)),
+        (cpus(9), 100, {"samplers": 3}, Placement(3, 1, 0, 1, 6)),
+        # post-processing has the cores that are left: four a sampler, and no more than rows
+        (gpus((32, 4), (32, 4)), 100, {}, Placement(8, 1, 1, 1, 32)),
+        (gpus((32, 4), (32, 4)), 9, {}, Placement(8, 1, 1, 1, 9)),
     ],
 )
 def test_place(
@@ -117,7 +118,7 @@ def test_gpus_belong_to_the_samplers(tmp_path: Path):
     placement states."""
     script = PLACED.format(root=str(Path(__file__).parents[2]), folder=str(tmp_path))
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300
     )
     line = next((x for x in done.stdout.splitlines() if x.startswith("SEEN")), None)
     assert line, done.stderr
@@ -126,7 +127,7 @@ def test_gpus_belong_to_the_samplers(tmp_path: Path):
     assert sorted((gpus, visible) for gpus, visible, _ in samplers) == [([0], "0"), ([1], "1")]
     assert all((held["CPU"], held["GPU"]) == (1.0, 1.0) for _, _, held in samplers)
     others = {name: found for name, found in seen if name != "sample"}
-    assert set(others) == {"temporal", "spatial", "assemble"}
+    assert set(others) == {"post"}
     assert all(found == ([], "", {}) for found in others.values()), others
 
 
@@ -151,7 +152,7 @@ cluster.add_node(num_cpus=2)
 connect(cluster.address)
 placement = place(nodes(), 100)
 node = lambda self: ray.get_runtime_context().get_node_id()
-start = placement.spawners({folder!r})["assemble"]
+start = placement.spawners({folder!r})["post"]
 seen = {{ray.get(actor.__ray_call__.remote(node)) for actor in [start() for _ in range(4)]}}
 print("BESIDE", seen == {{n["NodeID"] for n in ray.nodes() if n["Resources"].get("CPU")}})
 

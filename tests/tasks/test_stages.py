@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +20,7 @@ from manifests.storage import RunFolder
 from tasks import sampling, stages
 from tasks.assemble import decode
 from tasks.catalogue import Catalogue
+from tasks.chunks import StageError
 from tasks.job import Engine, Job, resolve
 from tasks.warm import WarmModels
 from zs2.sampler import ZS2Sampler
@@ -142,33 +146,73 @@ def test_truncation_note(sampler: ZS2Sampler, tiny_job: TinyJob):
     assert sampling.truncation_note(sampler, negative) == f"negative_{note}"
 
 
-def test_post_processing(tiny_job: TinyJob):
-    """Temporal ×2 makes (n−1)·2+1 frames, spatial ×2 twice the size; scale 1 changes nothing."""
+def test_finish_is_described(tiny_job: TinyJob, tmp_path: Path):
+    """Temporal ×2 makes (n−1)·2+1 frames, spatial ×2 twice the size; the report holds what the ledger
+    says of the file, measured on the file, and the seconds of the stages that the row has."""
     frames = np.zeros((4, 32, 32, 3), np.uint8)
-    job = tiny_job(temporal_scale=2, spatial_scale=2)
-    longer = stages.interpolate_frames(job, frames)
-    assert longer.shape == (7, 32, 32, 3)
-    assert stages.upscale_frames(job, longer).shape == (7, 64, 64, 3)
-    plain = tiny_job()
-    same = stages.upscale_frames(plain, stages.interpolate_frames(plain, frames))
-    assert np.array_equal(same, frames)
-
-
-def test_assembled_video_is_described(tiny_job: TinyJob, tmp_path: Path):
-    """The report holds what the ledger says of the file, measured on the file."""
-    job = tiny_job(fps=12, temporal_scale=2, codec="ffv1")
-    frames = np.zeros((7, 32, 32, 3), np.uint8)
     path = tmp_path / "a.mkv"
-    report = stages.assemble_video(job, frames, path)
+    large = tiny_job(fps=12, temporal_scale=2, spatial_scale=2, codec="ffv1")
+    report = stages.finish(large, [frames[:1], frames[1:]], path)
     content = path.read_bytes()
+    seconds = {name: report.pop(name) for name in list(report) if name.startswith("seconds_")}
     assert report == {
         "sha256": hashlib.sha256(content).hexdigest(),
         "bytes": len(content),
         "num_frames": 7,
-        "height": 32,
-        "width": 32,
+        "height": 64,
+        "width": 64,
         "fps": 24.0,
     }
+    assert set(seconds) == {"seconds_temporal", "seconds_spatial", "seconds_assemble"}
+    assert all(value > 0 for value in seconds.values()), seconds
+    plain = stages.finish(tiny_job(codec="ffv1"), [frames], path)
+    assert np.array_equal(decode(path)[0], frames)
+    assert "seconds_temporal" not in plain and "note" not in plain
+
+
+def test_one_frame_has_none_in_between(tiny_job: TinyJob, tmp_path: Path):
+    """A clip of one frame stays one, and the ledger is told."""
+    job = tiny_job(num_frames=1, segment_frames=1, temporal_scale=4, codec="ffv1")
+    report = stages.finish(job, [np.zeros((1, 32, 32, 3), np.uint8)], tmp_path / "a.mkv")
+    assert report["num_frames"] == 1 and "none in between" in report["note"]
+
+
+def test_chunks_make_the_same_file(tiny_job: TinyJob, tmp_path: Path):
+    """However a clip is cut into chunks, its file is the same."""
+    job = tiny_job(num_frames=6, temporal_scale=2, spatial_scale=2)
+    frames = np.random.default_rng(0).integers(0, 255, (6, 32, 32, 3), np.uint8)
+    sums = {
+        stages.finish(job, np.split(frames, cuts), tmp_path / "a.mp4")["sha256"]
+        for cuts in ([], [1], [3, 4], range(1, 6))
+    }
+    assert len(sums) == 1
+
+
+def test_who_failed(tiny_job: TinyJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What goes wrong while the encoder waits for frames is told of the stage that should have made
+    them; what the frames' source raises passes unchanged. Nothing is left of the file, nor a thread."""
+    job = tiny_job(temporal_scale=2, spatial_scale=2)
+    frames = np.zeros((4, 32, 32, 3), np.uint8)
+
+    def source(error: Exception) -> Iterator[Any]:
+        yield frames
+        raise error
+
+    for row in (tiny_job(), job):
+        with pytest.raises(KeyError, match="lost"):
+            stages.finish(row, source(KeyError("lost")), tmp_path / "a.mp4")
+
+    def broken(chunks: Any, *_: Any, **__: Any) -> Iterator[Any]:
+        yield next(chunks)
+        raise ArithmeticError("no flow")
+
+    monkeypatch.setattr("tasks.temporal_sr.interpolate_chunks", broken)
+    with pytest.raises(StageError) as raised:
+        stages.finish(job, [frames], tmp_path / "a.mp4")
+    assert raised.value.stage == "temporal"
+    assert isinstance(raised.value.__cause__, ArithmeticError)
+    assert not list(tmp_path.iterdir())
+    assert "zs2-ahead" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_render_alone(models: WarmModels, tiny_job: TinyJob, tmp_path: Path):
@@ -189,3 +233,50 @@ def test_output_path(tiny_job: TinyJob, tmp_path: Path):
     job = tiny_job(codec="gif")
     path = stages.output_path(RunFolder(tmp_path), job)
     assert path == tmp_path / "videos" / job.digest[:2] / "a.gif"
+
+
+MEASURED = """
+import re, sys
+from pathlib import Path
+import cv2, numpy as np
+from manifests.row import parse_row
+from tasks import assemble, decoding, previews, spatial_sr, stages, temporal_sr
+from tasks.catalogue import Catalogue
+from tasks.job import Engine, resolve
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+def chunks(count, side):
+    noise = np.random.default_rng(0).integers(0, 255, (side // 8, side // 2, 3), np.uint8)
+    scene = cv2.resize(noise, None, fx=8, fy=8, interpolation=cv2.INTER_CUBIC)
+    for start in range(0, count, 64):
+        shown = range(start, min(start + 64, count))
+        yield np.stack([scene[:, i % side : i % side + side] for i in shown])
+
+side = 64
+for count in (130, 2000):
+    values = {"id": "a", "prompt": "x", "num_frames": count, "temporal_scale": 2, "spatial_scale": 2}
+    row = parse_row(values | {"height": side, "width": side, "codec": "ffv1"})
+    catalogue = Catalogue()
+    job = resolve(row, 0, *catalogue.find(row.model), Engine())
+    done = stages.finish(job, chunks(count, side), Path(sys.argv[1]))
+    previews.write_preview(Path(sys.argv[1]), Path(sys.argv[1]).parent / "preview", 16.0)
+    print("PEAK", done["num_frames"], peak())
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_clip(tmp_path: Path):
+    """A clip of 2,000 frames goes through temporal ×2 and spatial ×2, the encoder, the check of its
+    file and its preview in the memory of one of 130, and 24 MB: an eighth of its larger frames."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, str(tmp_path / "a.mkv")],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    peaks = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("PEAK")]
+    assert [int(frames) for frames, _ in peaks] == [259, 3999], done.stderr
+    short, long = (int(memory) for _, memory in peaks)
+    assert long - short < 24 * 2**20, (short, long)
