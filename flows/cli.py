@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_dataset, cli_manifest, cli_results
+from flows import cli_bench, cli_dataset, cli_manifest, cli_results
 from flows.console import printable, say
 from flows.options import (
     BAD_USAGE,
@@ -68,7 +68,10 @@ def render(
     ] = None,
     defaults: SetOption = None,
     on_invalid: Annotated[
-        str, typer.Option(help="fail renders nothing; skip renders the good rows and exits 3.")
+        str,
+        typer.Option(
+            help="fail renders nothing; skip renders the good rows; the bad ones count as --fail-if says."
+        ),
     ] = "fail",
     fail_if: Annotated[
         str,
@@ -191,7 +194,9 @@ def sample(
     if as_json:
         print(json.dumps(report))
     elif not quiet:
-        say(f"{out}: {report['num_frames']} frames, {report['width']}×{report['height']}")
+        from manifests.kinds import count
+
+        say(f"{out}: {count(report['num_frames'], 'frame')}, {report['width']}×{report['height']}")
 
 
 @app.command()
@@ -291,27 +296,7 @@ def doctor(as_json: JsonOption = False) -> None:
 app.add_typer(cli_dataset.app)
 app.add_typer(cli_results.app)
 app.add_typer(cli_manifest.app, name="manifest")
-
-bench_app = typer.Typer(
-    help="Measure this machine and this version.", no_args_is_help=True, rich_markup_mode=None
-)
-app.add_typer(bench_app, name="bench")
-
-
-@bench_app.command("plan")
-def bench_plan(
-    rows: Annotated[int, typer.Option(help="To plan, resume and publish.")] = 100_000,
-    run_rows: Annotated[
-        int | None, typer.Option(help="To run with actors that do nothing; default a fifth.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Rows a second and memory of planning, resuming, status, publishing and the run's driver."""
-    from flows.commands import bench as bench_commands
-
-    runs = min(100_000, max(1000, rows // 5)) if run_rows is None else run_rows
-    report = bench_commands.plan(rows, runs)
-    print(json.dumps(report, ensure_ascii=False) if as_json else bench_commands.text(report))
+app.add_typer(cli_bench.app, name="bench")
 
 
 def main() -> None:

@@ -223,3 +223,70 @@ def show(
     print(
         json.dumps(report, ensure_ascii=False) if as_json else printable(show_command.text(report))
     )
+
+
+@app.command()
+def export(
+    out: OutArgument,
+    dest: Annotated[str, typer.Option("-o", "--out", help="A new folder, or a URL.")],
+    form: Annotated[
+        str, typer.Option("--format", help="webdataset, parquet or videofolder.")
+    ] = "webdataset",
+    size: Annotated[
+        str, typer.Option("--shard-size", help="Clips, as 1000, or bytes, as 500MB.")
+    ] = "1GB",
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=VALUE",
+            help="Only such clips; also != >= <= > <; a column, a parameter or a score; repeatable.",
+        ),
+    ] = None,
+    min_score: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SCORE=NUMBER", help="Only clips scored at least so; repeatable."),
+    ] = None,
+    skip_damaged: Annotated[
+        bool,
+        typer.Option(
+            "--skip-damaged", help="Leave out clips that are gone or damaged; reads all twice."
+        ),
+    ] = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write finished clips with their prompts, parameters and scores into shards, as trainers read them.
+
+    The same rows give the same shards, byte by byte; the same command again writes what has changed.
+    """
+    from flows.commands import export as export_command
+
+    report = export_command.export(
+        *(out, dest, form, size, where or [], min_score or []),
+        skip_damaged=skip_damaged,
+        quiet=quiet or as_json,
+    )
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False))
+    elif not quiet:
+        print(printable(export_command.text(report)))
+
+
+@app.command()
+def prune(
+    out: OutArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete what is listed.")] = False,
+    latents: Annotated[
+        bool, typer.Option("--latents", help="And all kept latents: a change is sampled again.")
+    ] = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List the videos and previews that no row names any more; with --yes, delete them."""
+    from flows.commands import prune as prune_command
+
+    report = prune_command.prune(out, yes=yes, latents=latents)
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False))
+    elif not quiet:
+        print(printable(prune_command.text(report)))

@@ -16,6 +16,7 @@ from tasks.job import Conditions, Engine, Job, resolve
 from zs2.addons import AddOn, describe_addon
 from zs2.clip_score import ScorerInfo, describe_scorer
 from zs2.models import SINGLE_FILES, ModelError, ModelInfo, describe
+from zs2.post_models import MINI_SR, PostModel, describe_interpolator, describe_upscaler
 
 Found = TypeVar("Found")
 
@@ -25,6 +26,8 @@ IN_WORDS = {
     "ip_adapter": "IP-Adapter",
     "lora": "LoRA",
     "best_by": "scorer (a CLIP)",
+    "temporal_sr": "interpolation model",
+    "spatial_sr": "upscaler",
 }
 REMEMBERED = 10_000  # names of models, and of add-ons; LoRAs count with their weights
 
@@ -55,6 +58,7 @@ class Catalogue:
         self._models = lru_cache(REMEMBERED)(partial(_attempt, self._look_up))
         self._addons = lru_cache(REMEMBERED)(partial(_attempt, self._look_up_addon))
         self._scorers = lru_cache(REMEMBERED)(partial(_attempt, self._look_up_scorer))
+        self._post = lru_cache(REMEMBERED)(partial(_attempt, self._look_up_post))
         self._glances = lru_cache(REMEMBERED)(partial(_attempt, self._glance))
 
     def find(self, model: str) -> tuple[ModelInfo, str]:
@@ -80,8 +84,9 @@ class Catalogue:
             base: the folder that names of input files count from.
 
         Raises:
-            RowError: a model or add-on that is not to be had, an input that is not there, or a
-                source clip where the model edits none, and the other way round.
+            RowError: a model or add-on that is not to be had, an input that is not there, a source
+                clip where the model edits none, and the other way round, or an upscaler of another
+                scale.
         """
         try:
             model, revision = self.find(row.model)
@@ -106,7 +111,7 @@ class Catalogue:
         unasked: list[str] = []
         faults: list[Fault] = []
         loras: list[AddOn] = []
-        for kind, name in [("model", row.model), *_named(row), *_scorers(row)]:
+        for kind, name in [("model", row.model), *_named(row), *_scorers(row), *_post(row)]:
             try:
                 found = _known(self._glances(kind, name))
                 if found is None:
@@ -115,6 +120,8 @@ class Catalogue:
                     fit_to_model(row, found, own)
                 elif isinstance(found, AddOn) and kind == "lora":
                     loras.append(found)
+                elif isinstance(found, PostModel):
+                    _check_scale(row, found)
             except ModelError as error:
                 faults.append(_unusable(kind, name, error))
             except RowError as error:
@@ -127,8 +134,13 @@ class Catalogue:
             raise RowError(faults)
         return unasked
 
-    def _glance(self, kind: str, name: str) -> ModelInfo | AddOn | ScorerInfo | None:
+    def _glance(self, kind: str, name: str) -> ModelInfo | AddOn | ScorerInfo | PostModel | None:
         """What is here under a name; None where a hub would be asked."""
+        if kind in _POST:
+            self._check_post_allowed(kind, name)
+            model = name.partition(":")[2]
+            is_hubs = name.startswith("diffusers:") and _is_for_a_hub("model", model)
+            return None if is_hubs else _POST[kind](name, trusted=self.trusted)
         bare = _bare(name) if kind == "lora" else name
         self._check_allowed(kind, bare)
         if _is_for_a_hub(kind, bare):
@@ -164,8 +176,14 @@ class Catalogue:
             by = parse_best_by(row.best_by)
             scorer = self._scorer(by.scorer)
             identity["best_by"] = [by.terms, by.steps, scorer.revision]
+        through = {column: self._post_model(column, name) for column, name in _post(row)}
+        for model, _ in through.values():
+            _check_scale(row, model)
         return Conditions(
             scorer=scorer,
+            interpolator=through["temporal_sr"][0] if "temporal_sr" in through else None,
+            upscaler=through["spatial_sr"][0] if "spatial_sr" in through else None,
+            post={column: known for column, (_, known) in through.items()},
             control_video=files.get("control_video"),
             source_video=files.get("source_video"),
             ip_adapter_image=files.get("ip_adapter_image"),
@@ -187,6 +205,25 @@ class Catalogue:
             return _known(self._scorers(name))
         except ModelError as error:
             raise RowError([_unusable("best_by", name, error)]) from error
+
+    def _post_model(self, column: str, name: str) -> tuple[PostModel, str]:
+        try:
+            return _known(self._post(column, name))
+        except ModelError as error:
+            raise RowError([_unusable(column, name, error)]) from error
+
+    def _look_up_post(self, column: str, name: str) -> tuple[PostModel, str]:
+        """A model that frames go through, and what stands for its name in the digest."""
+        self._check_post_allowed(column, name)
+        model = _POST[column](name, trusted=self.trusted)
+        if model.is_local:
+            model = replace(model, location=_rooted(model.location))
+        revision = model.revision or folder_weights_hash(model.location)
+        return model, f"{name.partition(':')[0]}:{revision}"
+
+    def _check_post_allowed(self, column: str, name: str) -> None:
+        if name != MINI_SR:  # which is part of zs2
+            self._check_allowed(column, name.partition(":")[2])
 
     def _look_up_scorer(self, name: str) -> ScorerInfo:
         self._check_allowed("best_by", name)
@@ -291,6 +328,31 @@ def _named(row: ManifestRow) -> list[tuple[str, str]]:
 
 def _scorers(row: ManifestRow) -> list[tuple[str, str]]:
     return [] if row.best_by is None else [("best_by", parse_best_by(row.best_by).scorer)]
+
+
+_POST: dict[str, Callable[..., PostModel]] = {
+    "temporal_sr": describe_interpolator,
+    "spatial_sr": describe_upscaler,
+}
+
+
+def _post(row: ManifestRow) -> list[tuple[str, str]]:
+    """The models that the row's frames go through: (column, name); none where the scale is 1."""
+    temporal = [("temporal_sr", row.temporal_sr)] if row.temporal_scale > 1 else []
+    spatial = [("spatial_sr", row.spatial_sr)] if row.spatial_scale > 1 else []
+    return [
+        (column, name)
+        for column, name in temporal + spatial
+        if ":" in name or (column == "spatial_sr" and name == MINI_SR)
+    ]
+
+
+def _check_scale(row: ManifestRow, model: PostModel) -> None:
+    """That an upscaler enlarges by what the row asks for."""
+    if model.scale not in (None, row.spatial_scale):
+        expected = f"{model.scale}, as {row.spatial_sr} is a {model.pipeline}"
+        hint = "set it so, or spatial_sr to mini-sr"
+        raise RowError([Fault("spatial_scale", expected, str(row.spatial_scale), hint)])
 
 
 def _bare(lora: str) -> str:

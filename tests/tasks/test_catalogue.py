@@ -15,8 +15,9 @@ from manifests.inputs import InputFiles
 from manifests.row import Fault, RowError, parse_row
 from tasks.catalogue import IN_WORDS, Catalogue, fit_to_model
 from tasks.job import Conditions, Engine, Job
-from tests import tiny_addons
+from tests import tiny_addons, tiny_models
 from tests.original_layout import write_single_file
+from tests.tiny_interpolators import Crash, onnx_blend, script
 from zs2.models import ModelInfo
 
 MakeJob = Callable[..., Job]
@@ -290,3 +291,59 @@ def test_editing_models_and_source_clips_belong_together(info: ModelInfo):
     told = fault(lambda: fit_to_model(clip, info, own))
     assert told.column == "source_video" and "InstructPix2Pix" in told.hint
     assert fit_to_model(clip, info, {}) == plain
+
+
+def test_an_interpolation_model_is_told_by_its_content(job: MakeJob, tmp_path: Path):
+    """Its hash enters the digest and not the sample digest; its name does not; with temporal_scale 1 it
+    is not looked for."""
+    first, moved = script(tmp_path / "a.pt"), tmp_path / "b.pt"
+    shutil.copy(first, moved)
+    other = script(tmp_path / "c.pt", Crash)
+    catalogue = Catalogue(trusted=[str(first), str(moved), str(other)])
+
+    def of(path: Path) -> Job:
+        return job(catalogue, temporal_sr=f"model:{path}", temporal_scale=2)
+
+    made = of(first)
+    assert made.conditions.interpolator is not None
+    assert made.conditions.interpolator.location == str(first)
+    assert of(moved).digest == made.digest != of(other).digest
+    assert made.digest != job(temporal_scale=2).digest
+    assert of(other).sample_digest == job().sample_digest == made.sample_digest
+    assert job(temporal_sr="model:nowhere.pt").digest == job().digest
+
+
+def test_an_interpolation_model_that_is_not_to_be_had(job: MakeJob, tmp_path: Path):
+    """A file that is missing, carries code and is not trusted, or is not allowed: one fault that says
+    so. `check`, which hashes nothing, finds the same."""
+    path = script(tmp_path / "a.pt")
+    missing = fault(lambda: job(temporal_sr="model:x.pt", temporal_scale=2))
+    assert (missing.column, missing.expected) == ("temporal_sr", "a usable interpolation model")
+    assert "no such file" in missing.hint
+    own = {"id": "a", "prompt": "p", "temporal_sr": f"model:{path}", "temporal_scale": 2}
+    for untrusted in (
+        fault(lambda: job(temporal_sr=f"model:{path}", temporal_scale=2)),
+        fault(lambda: Catalogue().check(parse_row(own), own)),
+    ):
+        assert untrusted.column == "temporal_sr" and "--trust-pickle" in untrusted.hint
+    catalogue = Catalogue(["zs2-mini"], trusted=[str(path)])
+    assert "--allow-model" in fault(lambda: catalogue.check(parse_row(own), own)).hint
+    onnx = onnx_blend(tmp_path / "a.onnx")  # carries no code
+    assert job(temporal_sr=f"model:{onnx}", temporal_scale=2).conditions.interpolator is not None
+
+
+def test_an_upscaler_must_have_the_rows_scale(job: MakeJob, tmp_path: Path):
+    """A ×4 pipeline in a row that wants ×2 is a fault of the row; at ×4 its content is in the digest."""
+    (tmp_path / "parts").mkdir()
+    folder = tmp_path / "x4"
+    tiny_models.upscaler_x4(tmp_path / "parts").save_pretrained(folder)
+    name = f"diffusers:{folder}"
+    wrong = fault(lambda: job(spatial_sr=name, spatial_scale=2))
+    assert (wrong.column, wrong.found) == ("spatial_scale", "2")
+    assert wrong.expected.startswith("4, as ")
+    made = job(spatial_sr=name, spatial_scale=4)
+    assert made.conditions.upscaler is not None and made.conditions.upscaler.scale == 4
+    assert made.conditions.post["spatial_sr"].startswith("diffusers:")
+    unet = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    unet.write_bytes(unet.read_bytes() + b" ")
+    assert job(spatial_sr=name, spatial_scale=4).digest != made.digest
