@@ -18,6 +18,7 @@ from manifests.storage import SUFFIXES, aside_path, make_folder
 from manifests.validate import folder_of
 from tasks import stages
 from tasks.catalogue import Catalogue
+from tasks.codecs import check_encoders
 from tasks.job import Engine, Job
 from tasks.warm import WarmModels
 
@@ -47,7 +48,8 @@ def sample(
             and pictures that the command line itself names may lie anywhere.
 
     Raises:
-        UsageError, RowError, RootError, ManifestError, ModelError: before anything is rendered.
+        UsageError, RowError, RootError, ManifestError, ModelError, AssembleError (no encoder): before
+            anything is rendered.
         SamplingError, AssembleError, ClipError, PromptError, ModelError: while rendering.
         RenderError: what else the libraries found wrong then.
     """
@@ -66,7 +68,7 @@ def sample(
     else:
         own = defaults | _values_from_words(prompts, out, seed, model, defaults)
         row, base, inputs = parse_row(own), Path.cwd(), InputFiles(None)
-    if out.suffix.lower() != SUFFIXES[row.codec]:
+    if not _has_name_of(out, row.codec, row_id):
         wanted = repr(SUFFIXES[row.codec]) if SUFFIXES[row.codec] else "no suffix"
         raise UsageError(
             f"--out: expected a name with {wanted}, as the row's codec {row.codec} has, "
@@ -75,6 +77,7 @@ def sample(
     catalogue = Catalogue(trusted=trust_pickles, inputs=inputs)
     job = catalogue.job(row, own, base, 0, Engine(dtype, safety_checker == "on"))
     _check_writable(out, row.codec)
+    check_encoders([row.codec])
     return _render(job, out, threads)
 
 
@@ -87,13 +90,10 @@ def _values_from_words(
 ) -> dict[str, Any]:
     if not prompts:
         raise UsageError('expected a prompt, as in zs2 sample "a red star", or --from and --id')
-    values: dict[str, Any] = {"id": _id_of(out), "prompt": list(prompts), "codec": _codec_of(out)}
-    values |= {
-        name: value for name, value in (("seed", seed), ("model", model)) if value is not None
-    }
-    if "codec" in defaults:
-        del values["codec"]
-    return values
+    codec = defaults.get("codec") or _codec_of(out)
+    values: dict[str, Any] = {"id": _id_of(out, codec), "prompt": list(prompts)}
+    given = (("seed", seed), ("model", model), ("codec", None if "codec" in defaults else codec))
+    return values | {name: value for name, value in given if value is not None}
 
 
 def _row_of(source: str, row_id: str | None, prompts: Sequence[str]) -> RawRow:
@@ -105,8 +105,18 @@ def _row_of(source: str, row_id: str | None, prompts: Sequence[str]) -> RawRow:
     raise UsageError(f"--id: expected a row of {source}, found none with the id {row_id!r}")
 
 
-def _id_of(out: Path) -> str:
-    kept = "".join(c if (c.isalnum() and c.isascii()) or c in "._-" else "-" for c in out.stem)
+def _has_name_of(out: Path, codec: str, row_id: str | None) -> bool:
+    """A folder of frames may have dots in its name, as an id may; what is no file of another codec."""
+    suffix = out.suffix.lower()
+    others = {*SUFFIXES.values(), ".png"} - {""}
+    if codec == "png":
+        return suffix not in others or out.name == row_id
+    return suffix == SUFFIXES[codec]
+
+
+def _id_of(out: Path, codec: str) -> str:
+    name = out.name if codec == "png" else out.stem
+    kept = "".join(c if (c.isalnum() and c.isascii()) or c in "._-" else "-" for c in name)
     return kept.lstrip(".")[:128] or "clip"
 
 

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from flows.errors import UsageError
+from manifests.columns import COLUMNS, QUALITY
 from manifests.ledger import iter_results
 from manifests.object_store import is_url
 from manifests.result import ResultRow, to_record
 from manifests.run_file import read_derived
-from manifests.storage import RunFolder
+from manifests.storage import SUFFIXES, RunFolder
 
+# Weights of these names are pickles, or TorchScript: they load with --trust-pickle alone.
+_PICKLED = (".pt", ".pth", ".torchscript", ".ckpt", ".bin")
+_LORA_WEIGHT = re.compile(r":[-+.\deE]+$")
 _FIRST = ("id", "status", "file_name", "prompt", "seed", "model", "model_revision", "digest")
 
 
 def show(clip: str, row_id: str | None = None) -> dict[str, Any]:
     """What is known of a clip: its ledger row, with `params` as an object and `again`, the command
-    that renders it again; of a clip without a run, what its file says.
+    that renders it again, with `again_in`, the folder to run it in where it names relative files;
+    of a clip without a run, what its file says, likewise: such files count from where it was made.
 
     Args:
         clip: a clip's file or folder of frames; with `row_id`, a run folder or its URL.
@@ -69,36 +75,109 @@ def _shown_row(out: str, is_meant: Any, ids: set[str], what: str) -> dict[str, A
 def _record(row: ResultRow, run: Mapping[str, Any]) -> dict[str, Any]:
     record = to_record(row)
     record["params"] = json.loads(row.params) if row.params else {}
-    suffix = Path(row.file_name).suffix if row.file_name else ".mp4"
+    suffix = SUFFIXES.get(str(record["params"].get("codec")), ".mp4")
+    if row.file_name:  # a folder of frames has none, whatever stands in its id
+        suffix = Path(row.file_name).name.removeprefix(row.id)
     if run.get("manifest") and row.seed is not None:
+        settings = run.get("settings", {})
         words = ["zs2", "sample", "--from", run["manifest"], "--id", row.id, "-o", row.id + suffix]
-        for name, value in (run.get("settings", {}).get("defaults") or {}).items():
-            words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+        for name, value in (settings.get("defaults") or {}).items():
+            words += _set(name, value)
+        for root in settings.get("input_roots") or ():
+            words += ["--input-root", root]
+        trusted = settings.get("trust_pickles") or ()
+        words += _engine(record["params"], trusted)
+        if settings.get("threads", 1) > 1:
+            words += ["--threads", str(settings["threads"])]
         record["again"] = shlex.join(words)
+        named = (*_models(record["params"]), *trusted)
+        if run.get("working_folder") and any(
+            _is_below(run["working_folder"], name) for name in named
+        ):
+            record["again_in"] = run["working_folder"]
     return record
 
 
+def _set(name: str, value: Any) -> list[str]:
+    return ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+
+
+def _engine(params: Mapping[str, Any], trusted: Iterable[str]) -> list[str]:
+    words = [word for name in trusted for word in ("--trust-pickle", name)]
+    if params.get("dtype", "auto") != "auto":
+        words += ["--dtype", str(params["dtype"])]
+    return words + (["--safety-checker", "off"] if params.get("safety_checker") is False else [])
+
+
+def _models(params: Mapping[str, Any]) -> list[str]:
+    """The models and add-ons that a row names, as the command line names them."""
+    names = [params.get(name) for name in ("model", "controlnet", "ip_adapter")]
+    for name, scale in (("temporal_sr", "temporal_scale"), ("spatial_sr", "spatial_scale")):
+        if params.get(scale, 1) > 1:
+            names.append(str(params.get(name, "")).partition(":")[2])
+    names.append(str(params.get("control", "")).partition(":")[2])
+    names += [_LORA_WEIGHT.sub("", lora) for lora in params.get("lora") or ()]
+    return [name for name in names if name]
+
+
+def _is_below(folder: str, name: str) -> bool:
+    """Whether a model is a file of the folder that the run was begun in, and no hub's."""
+    is_file = Path(name).suffix in (".onnx", ".pt", ".torchscript", ".ckpt")
+    return not Path(name).expanduser().is_absolute() and (is_file or Path(folder, name).exists())
+
+
 def _told_by_itself(path: Path) -> dict[str, Any]:
-    """What stands in the file: h264 and ffv1 carry their row."""
-    import av
+    """What stands in the file; every codec's carries its row."""
+    from tasks.labels import MOST_BYTES, read_labels
 
     try:
-        with av.open(str(path)) as container:
-            comment = json.loads(container.metadata.get("comment", ""))
-            title = container.metadata.get("title")
-    except (OSError, ValueError) as error:  # PyAV's errors are either, and so is JSON's
+        words = read_labels(path)
+        if len(words.get("comment", "").encode()) >= MOST_BYTES - 3:  # a cut character is left out
+            raise UsageError(
+                f"{path}: its parameters are longer than the {MOST_BYTES:,} bytes that a file has room "
+                "for, and cut; ask its run folder: zs2 show OUT ID"
+            )
+        comment = json.loads(words.get("comment", ""))
+    except UsageError:
+        raise
+    except (OSError, ValueError, EOFError) as error:
         raise UsageError(
-            f"{path}: expected a clip of a run folder, or an mp4 or mkv that zs2 wrote; found neither"
+            f"{path}: expected a clip of a run folder, or one that zs2 wrote; found neither"
         ) from error
     if not isinstance(comment, dict) or "zs2" not in comment:
         raise UsageError(f"{path}: expected a clip that zs2 wrote, found another's")
-    digest, row_id, seed = comment.pop("zs2"), comment.pop("id", None), comment.pop("seed", None)
-    return {"id": row_id, "prompt": title, "seed": seed, "digest": digest, "params": comment}
+    told = {
+        "id": comment.pop("id", None),
+        "prompt": comment.pop("prompt", words.get("title")),
+        "seed": comment.pop("seed", None),
+        "digest": comment.pop("zs2"),
+        "params": comment,
+    }
+    again = _sample_command(path, told)
+    return told | ({"again": again} if again else {})
+
+
+def _sample_command(path: Path, told: Mapping[str, Any]) -> str | None:
+    """`zs2 sample` with all that is not built in; None of a clip that does not tell its seed."""
+    prompt, seed, params = told["prompt"], told["seed"], dict(told["params"])
+    if seed is None or not prompt:
+        return None
+    suffix = SUFFIXES.get(str(params.get("codec")), "" if path.is_dir() else path.suffix)
+    name = told["id"] or path.name.removesuffix(suffix)
+    words = ["zs2", "sample", "-o", f"{name}{suffix}", "--seed", str(seed)]
+    words += _engine(params, sorted(n for n in _models(params) if Path(n).suffix in _PICKLED))
+    default = QUALITY.get(str(params.get("codec")), (0, 0, None))[2]
+    if params.get("quality") == default:
+        params.pop("quality", None)
+    for name, value in params.items():
+        if name in COLUMNS and value != COLUMNS[name].default:
+            words += _set(name, value)
+    return shlex.join([*words, "--", *([prompt] if isinstance(prompt, str) else prompt)])
 
 
 def text(report: Mapping[str, Any]) -> str:
     """The report as lines for people: the clip first, then its parameters by name."""
-    rest = [name for name in report if name not in (*_FIRST, "params", "again")]
+    rest = [name for name in report if name not in (*_FIRST, "params", "again", "again_in")]
     pairs = [(name, report[name]) for name in (*_FIRST, *rest) if report.get(name) is not None]
     chosen = [each["seed"] for each in report["params"].get("candidates", ()) if each["chosen"]]
     pairs += [("seed of the best", seed) for seed in chosen]
@@ -109,7 +188,8 @@ def text(report: Mapping[str, Any]) -> str:
         scores = ", ".join(f"{n} {v:.4g}" for n, v in each.items() if n not in ("seed", "chosen"))
         lines.append(f"{'candidate':<{width}}  seed {each['seed']}: {scores}")
     if "again" in report:
-        lines += ["", f"again: {report['again']}"]
+        where = f", in {report['again_in']}" if "again_in" in report else ""
+        lines += ["", f"again{where}: {report['again']}"]
     return "\n".join(lines)
 
 
