@@ -62,7 +62,8 @@ def _knock(url: str) -> None:
     except OSError as error:
         raise PrefectServerError(
             f"no Prefect server answers at {url} ({error.strerror or error}); "
-            "start that server, or unset PREFECT_API_URL to do with an embedded one"
+            "start that server, or do with an embedded one: `unset PREFECT_API_URL`, or where it is in "
+            "Prefect's profile `prefect config unset PREFECT_API_URL`"
         ) from error
 
 

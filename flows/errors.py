@@ -15,6 +15,7 @@ _BAD_USAGE = {
     "manifests.row.RowError",
     "tasks.clips.ClipError",
     "tasks.dataset_place.PublishedError",
+    "tasks.export_choice.ExportError",
     "tasks.methods.CompareError",
     "tasks.render.InvalidManifestError",
     "tasks.score_table.ColumnError",
@@ -22,7 +23,7 @@ _BAD_USAGE = {
     "zs2.models.ModelError",
 }
 _CANNOT_GO_ON = {
-    "flows.commands.bench.BenchError",
+    "flows.bench.plan.BenchError",
     "flows.errors.RenderError",
     "flows.embedded.PrefectServerError",
     "manifests.files.LockedError",
@@ -32,8 +33,9 @@ _CANNOT_GO_ON = {
     "tasks.disk.DiskFullError",
     "tasks.out_of_memory.OutOfMemory",
     "tasks.pool.PoolError",
-    "tasks.assemble.AssembleError",
+    "tasks.codecs.AssembleError",
     "tasks.sampling.SamplingError",
+    "zs2.post_models.PostModelError",
 }
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 

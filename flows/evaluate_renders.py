@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
+from pydantic import Field
 
 from zs2.clip_score import BUNDLED_SCORER
 
@@ -19,7 +20,7 @@ def evaluate_renders(
     by: str | None = None,
     report: bool = False,
     trust_pickles: list[str] | None = None,
-    workers: int | None = None,
+    workers: Annotated[int, Field(ge=1)] | None = None,
     device: str = "cpu",
 ) -> dict[str, Any]:
     """Score the finished clips of a run that have no scores yet.

@@ -15,7 +15,7 @@ from pydantic import Field
 from flows.evaluate_renders import evaluate_renders
 from flows.render_manifest import render_manifest
 from flows.settings import RenderSettings
-from flows.verdict import RowsFailedError, has_failed
+from flows.verdict import RowsFailedError, has_failed, interrupted, result_of
 from manifests.object_store import ObjectStore, is_url
 from manifests.recipe_file import read_recipe
 from manifests.recipe_rows import build_recipe
@@ -24,7 +24,10 @@ from tasks.dataset_place import Place, place_of, published, switch_latest
 from zs2.clip_score import BUNDLED_SCORER
 
 # Prefect's server knows patterns and no dates: with this it refuses `yesterday` before a run starts.
-Day = Annotated[datetime.date, Field(json_schema_extra={"pattern": r"^\d{4}-\d{2}-\d{2}$"})]
+Day = Annotated[
+    datetime.date,
+    Field(json_schema_extra={"pattern": r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$"}),
+]
 
 
 @flow(  # pyright: ignore[reportCallIssue, reportUntypedFunctionDecorator]
@@ -35,7 +38,7 @@ def nightly_dataset(
     out: str = "datasets",
     date: Day | None = None,
     settings: RenderSettings | None = None,
-    scoring_workers: int | None = None,
+    scoring_workers: Annotated[int, Field(ge=1)] | None = None,
     scoring_device: str = "cpu",
 ) -> dict[str, Any]:
     """Make the dataset of a date: manifest, render, score, keep what passes, publish.
@@ -67,11 +70,11 @@ def nightly_dataset(
     if content is None:
         manifest, rows = put_manifest(place, lambda path: build_recipe(said, day, path))
         log.info("%s: %d rows for %s", said.name, rows, day)
-        summary = render_manifest(
-            manifest, place.run, settings.model_copy(update={"fail_if": "never"})
-        )
+        never = settings.model_copy(update={"fail_if": "never"})
+        summary = result_of(render_manifest, manifest, place.run, never)
         if summary["state"] == "interrupted":
-            return _answer(place, "interrupted", False, {"rows": summary["rows"]})
+            answer = _answer(place, "interrupted", False, {"rows": summary["rows"]})
+            return interrupted(answer, f"{summary['left']} rows are left")
         scores: dict[str, Any] = evaluate_renders(
             place.run,
             scorer=said.scorer or BUNDLED_SCORER,

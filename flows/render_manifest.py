@@ -16,14 +16,12 @@ from typing import Any
 from uuid import uuid4
 
 from prefect import flow
-from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
-from prefect.states import Cancelled
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.run_log import RunLog
 from flows.settings import RenderSettings, default_out
-from flows.verdict import RowsFailedError, has_failed, told_of_failures
+from flows.verdict import RowsFailedError, has_failed, interrupted, told_of_failures
 from manifests.object_store import is_url
 from manifests.read import Manifest, open_manifest
 from manifests.row import check_defaults
@@ -81,7 +79,8 @@ def render_manifest(
 
     Returns:
         The summary, with `state` (finished or interrupted) and `left`, the rows without a result. An
-        interrupted run of a deployment is Cancelled instead: Completed would not be true.
+        interrupted run is Cancelled, as Completed would not be true: `flows.verdict.result_of` has its
+        summary.
 
     Raises:
         ManifestError, InvalidManifestError, ModelError, StorageError: nothing was rendered.
@@ -128,16 +127,9 @@ def render_manifest(
         failed = _failure(folder, settings, summary)
     if failed is not None:
         raise failed
-    if summary["state"] == "interrupted" and _is_deployed():
-        rows = summary["left"]
-        told = f"interrupted, {rows} rows are left; the same run goes on"
-        return Cancelled(message=told)  # pyright: ignore[reportReturnType]  Prefect's to read
+    if summary["state"] == "interrupted":
+        return interrupted(summary, f"{summary['left']} rows are left")
     return summary
-
-
-def _is_deployed() -> bool:
-    context = FlowRunContext.get()
-    return bool(context and context.flow_run and context.flow_run.deployment_id)
 
 
 def _failure(
@@ -230,6 +222,7 @@ def _begin_run_file(
         "run_id": run_id,
         "state": "running",
         "manifest": absolute_source(manifest),
+        "working_folder": str(Path.cwd()),  # relative names of models count from here
         "identity": source.identity(),
         "rows": source.num_rows,
         "settings": settings.model_dump(mode="json"),

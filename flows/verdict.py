@@ -1,4 +1,4 @@
-"""Whether a run that has ended counts as failed: what its user chose to be told of failed rows."""
+"""How a run that has ended is told: whether failed rows make it failed, and what an interrupted one is."""
 
 from __future__ import annotations
 
@@ -66,3 +66,16 @@ def told_of_failures(
     if len(causes) > MOST_CAUSES:
         lines.append(f"and {len(causes) - MOST_CAUSES} more causes: `zs2 status {address}`")
     return "\n".join(lines)
+
+
+def interrupted(summary: dict[str, Any], left: str) -> Any:
+    """What an interrupted flow returns: a Cancelled state with its summary, for `result_of`."""
+    from prefect.states import Cancelled
+
+    return Cancelled(message=f"interrupted, {left}; the same run goes on", data=summary)
+
+
+def result_of(flow: Any, *arguments: Any, **named: Any) -> Any:
+    """Call a flow: what it returns, also the summary of one that was interrupted; raises what it raises."""
+    state = flow(*arguments, **named, return_state=True)
+    return state.result(raise_on_failure=not state.is_cancelled())

@@ -7,7 +7,8 @@
 # (Docker, Kubernetes, systemd) starts both again.
 set -euo pipefail
 
-worker=(prefect worker start --pool "${ZS2_POOL:-zs2}" --type process)
+# What was started in a shell's background ignores SIGINT, with which Prefect's worker ends itself when it is told to.
+worker=(env --default-signal=INT prefect worker start --pool "${ZS2_POOL:-zs2}" --type process)
 if [ -z "${RAY_ADDRESS:-}" ]; then
   exec "${worker[@]}"
 fi
@@ -27,10 +28,9 @@ ray start --address "$RAY_ADDRESS" --num-cpus 0 --num-gpus 0 --disable-usage-sta
 node=$(comm -13 <(echo "$others") <(raylets))
 [[ "$node" =~ ^[0-9]+$ ]] || { echo "expected one new Ray node here, found: ${node:-none}" >&2; exit 1; }
 
-# A shell has its background processes ignore SIGINT, which is what Prefect's worker ends itself with.
-env --default-signal=INT "${worker[@]}" &
+"${worker[@]}" &
 work=$!
-# The worker first, who lets its runs end; then the node.
+# The worker first, who ends its runs at once (the same runs go on where they stopped); then the node.
 trap 'kill -TERM "$work" 2>/dev/null || true' TERM INT
 while kill -0 "$work" 2>/dev/null && kill -0 "$node" 2>/dev/null; do
   sleep 1 & wait $! || true # a signal is heard at once

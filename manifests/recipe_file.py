@@ -167,6 +167,12 @@ def _faults(recipe: Recipe) -> Iterator[Fault]:
 
 
 def _faults_of_slots(recipe: Recipe) -> Iterator[Fault]:
+    for slot in recipe.quotas:
+        if slot not in recipe.slots:
+            near = get_close_matches(slot, recipe.slots, n=1, cutoff=0.6)
+            known = quoted([*recipe.slots]) if recipe.slots else "none"
+            hint = f"did you mean `{near[0]}`?" if near else f"[slots] has {known}"
+            yield Fault(f"quotas.{slot}", "a slot that has values", f"`{slot}`", hint)
     used: dict[str, int] = {}
     for number, template in enumerate(recipe.prompts):
         for slot in template.slots:
@@ -312,6 +318,11 @@ def _faults_of_quota(recipe: Recipe, slot: str) -> Iterator[Fault]:
         yield Fault(key, "shares of at most 1 in all", found, "lower them")
         return
     wanted = {v: n * points for v, n in quota_draws(recipe, slot).items()}
+    for value, number in recipe.quotas[slot].items():
+        if number and not wanted[value]:
+            least = f"at least {points / rows:g}, {count(points, 'row')} of {rows}"
+            hint = "raise it or `rows`, or leave it out"
+            yield Fault(f"{key}.{value}", least, f"{number:g}, which rounds to no row", hint)
     total = sum(wanted.values())
     terms = " + ".join(map(str, wanted.values()))
     if total > rows:

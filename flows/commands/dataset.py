@@ -13,7 +13,7 @@ from typing import Any
 from flows.console import Progress, duration, say
 from flows.errors import UsageError
 from flows.settings import RenderSettings
-from flows.verdict import RowsFailedError, has_failed
+from flows.verdict import RowsFailedError, has_failed, result_of
 from manifests.kinds import count
 from manifests.object_store import is_url
 from manifests.recipe import Recipe
@@ -88,8 +88,7 @@ def _run_flow(parameters: Mapping[str, Any], quiet: bool) -> dict[str, Any]:
 
         token = caller.set(Caller(progress.on_plan, progress.on_row, _say_what_ctrl_c_does))
         try:
-            answer: Any = nightly_dataset(**parameters)
-            return answer
+            return result_of(nightly_dataset, **parameters)
         except RowsFailedError as failed:  # the exit code tells it
             return failed.summary
         finally:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from flows.console import Progress, duration, say
 from flows.errors import UsageError
 from flows.settings import RenderSettings, default_out
-from flows.verdict import RowsFailedError, has_failed
+from flows.verdict import RowsFailedError, has_failed, result_of
 from manifests.journal import list_journals
 from manifests.kinds import count
 from manifests.ledger import known
@@ -25,6 +25,7 @@ from manifests.row import check_defaults, parse_defaults
 from manifests.run_file import read_derived, read_json, write_json
 from manifests.storage import RunFolder
 from manifests.validate import format_problems
+from tasks.codecs import check_encoders
 from tasks.crew import Crew
 from tasks.job import Engine
 from tasks.plan import make_plan
@@ -82,7 +83,8 @@ def run(
         return _end(settled, folder, settings, 0.0, quiet=quiet, as_json=as_json)
     # Ray starts in the background while Prefect does in the foreground.
     tell = log.info if quiet else say
-    crew = Crew(settings.cluster(), folder.address, rows, tell=tell) if rows else None
+    show = (lambda _: None) if quiet else say
+    crew = Crew(settings.cluster(), folder.address, rows, tell=tell, show=show) if rows else None
     try:
         with Progress(quiet) as progress:
             summary = _run_flow(manifest, folder, settings, progress, crew)
@@ -130,8 +132,9 @@ def _rows_to_render(manifest: str, folder: RunFolder, settings: RenderSettings) 
     """How many rows are left to render, from a quick look before anything heavy is started.
 
     Raises:
-        UsageError: bad rows. Not for large manifests, unless all was done before: planning them is
-            the flow's first task.
+        UsageError: bad rows. AssembleError: no encoder for a row's codec on this machine, where the
+            run is local. Not for large manifests, unless all was done before: planning them is the
+            flow's first task.
     """
     source = open_manifest(manifest)
     defaults = check_defaults(settings.defaults)
@@ -151,6 +154,8 @@ def _rows_to_render(manifest: str, folder: RunFolder, settings: RenderSettings) 
             f"{manifest}: {format_problems(made.problems)}\n"
             "nothing was rendered; mend the rows, or render the others with --on-invalid=skip"
         )
+    if settings.cluster().address is None:
+        check_encoders(made.codecs)
     return made.work.rows
 
 
@@ -191,7 +196,7 @@ def _run_flow(
                 Caller(progress.on_plan, progress.on_row, _say_what_ctrl_c_does, crew)
             )
             try:
-                return render_manifest(manifest, folder.name, settings)
+                return result_of(render_manifest, manifest, folder.name, settings)
             except RowsFailedError as failed:  # the exit code tells it
                 return failed.summary
             finally:
@@ -209,7 +214,9 @@ def _closing_lines(summary: Mapping[str, Any], folder: RunFolder, seconds: float
     rows, rendered = summary["rows"], summary["rendered"]
     named = shlex.quote(folder.name)
     total = sum(rows.values()) + summary["left"]
-    if not any(rendered.values()):
+    if not any(rendered.values()) and summary["state"] == "interrupted":
+        lines = [f"no row was rendered; {rows['ok']} of {total} are ok"]
+    elif not any(rendered.values()):
         lines = [f"nothing to do: {rows['ok']} of {total} rows are ok"]
     else:
         rate, starting = summary["frames_per_second"], max(0.0, seconds - summary["wall_seconds"])

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Generator, Mapping
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.flows.running import environment, wait_until
+
+ATTEMPTS = 5  # of a question that the server fails to answer
 
 
 def ask(url: str, body: dict[str, Any] | None = None) -> Any:
@@ -31,11 +34,17 @@ def post(url: str, body: list[Any]) -> Any:
 def _send(url: str, body: dict[str, Any] | list[Any] | None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
-    except (urllib.error.URLError, OSError):
-        return None
+    for attempt in range(ATTEMPTS):
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            if error.code < 500 or attempt == ATTEMPTS - 1:
+                return None
+            time.sleep(1)  # another is writing to its SQLite
+        except (urllib.error.URLError, OSError):
+            return None
+    return None
 
 
 @contextmanager

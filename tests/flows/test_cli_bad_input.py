@@ -14,8 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from typer.testing import CliRunner
 
 from flows.cli import _guarded, app
+from flows.commands.run import _rows_to_render  # pyright: ignore[reportPrivateUsage]
+from flows.errors import exit_code_of
+from flows.settings import RenderSettings
+from manifests.storage import RunFolder
+from tasks.codecs import AssembleError
 from tests import tiny_models
 from tests.flows.running import ZS2, environment, write_rows, zs2
 
@@ -476,3 +482,25 @@ def test_version() -> None:
     """`zs2 --version` says which one is installed."""
     answer = zs2("--version")
     assert (answer.code, answer.out) == (0, f"zs2 {version('zs2')}\n")
+
+
+def test_a_missing_encoder_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """By `render` on this machine, of the codecs of the rows that are left, and by `sample`: no folder,
+    no Ray, nothing sampled. A cluster's nodes have an ffmpeg of their own."""
+    ffmpeg = tmp_path / "ffmpeg"
+    ffmpeg.write_text("#!/bin/sh\necho ' V....D gif  GIF'\n")
+    ffmpeg.chmod(0o755)
+    monkeypatch.setenv("ZS2_FFMPEG", str(ffmpeg))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    manifest = str(rows({"codec": "gif"}, {"codec": "webp"})(tmp_path))
+    for words in (["render", manifest], ["sample", "a star"]):
+        out = tmp_path / "out.webp"
+        done = CliRunner().invoke(app, [*words, "-o", str(out)])
+        assert isinstance(done.exception, AssembleError) and exit_code_of(done.exception) == 1
+        assert "webp: expected an ffmpeg with the encoder libwebp" in str(done.exception)
+        assert "it can write gif: choose one of these" in str(done.exception)
+        assert not out.exists()
+    settings = RenderSettings(ray_address="ray.example:6379")  # pyright: ignore[reportCallIssue]
+    assert _rows_to_render(manifest, RunFolder(tmp_path / "other"), settings) == 2

@@ -62,13 +62,13 @@ def test_a_run_shows_up_on_the_users_server(server: str, tiny_model: Path, tmp_p
 
 
 FROM_PYTHON = """
-import json, sys
+import json, os, signal, sys
 from flows.settings import RenderSettings
 from prefect.testing.utilities import prefect_test_harness
 from flows.render_manifest import render_manifest
 from tasks.render import InvalidManifestError
 
-manifest, bad, out = sys.argv[1:]
+manifest, bad, many, out = sys.argv[1:]
 with prefect_test_harness(server_startup_timeout=120):
     try:
         render_manifest(bad, out + "-bad")
@@ -79,24 +79,38 @@ with prefect_test_harness(server_startup_timeout=120):
     summary = render_manifest(manifest, out, RenderSettings(defaults={"codec": "gif"}, samplers=1))
     print(json.dumps(summary))
     assert not ray.is_initialized()
+
+    from flows.render_manifest import Caller, caller
+    from flows.verdict import result_of
+    from prefect.client.orchestration import get_client
+    caller.set(Caller(on_row=lambda row: os.kill(os.getpid(), signal.SIGINT)))
+    print(json.dumps(result_of(render_manifest, many, out + "-cut", RenderSettings(samplers=1))))
+    with get_client(sync_client=True) as client:
+        runs = {run.parameters["out"]: run.state for run in client.read_flow_runs()}
+    print(json.dumps([runs[out].type, runs[out + "-cut"].type, runs[out + "-cut"].message]))
 """
 
 
 def test_the_flow_from_python(tiny_model: Path, tmp_path: Path) -> None:
     """`render_manifest` is a flow that Python calls: it returns the summary, starts Ray and ends it,
-    takes settings as an object, and raises InvalidManifestError with all faults before Ray starts."""
+    takes settings as an object, and raises InvalidManifestError with all faults before Ray starts. One
+    that is interrupted is Cancelled, and says how many rows are left."""
     row = {"prompt": "a", "model": str(tiny_model), "num_inference_steps": 1, "num_frames": 2}
     manifest = write_rows(tmp_path / "m.parquet", [{"id": "r", **row}])
     bad = write_rows(tmp_path / "bad.parquet", [{"id": "r", **row, "height": 37, "fps": -1.0}])
+    many = write_rows(tmp_path / "many.parquet", [{"id": f"{i}", **row} for i in range(16)])
     done = subprocess.run(
-        [sys.executable, "-c", FROM_PYTHON, str(manifest), str(bad), str(tmp_path / "out")],
+        [sys.executable, "-c", FROM_PYTHON, *map(str, (manifest, bad, many, tmp_path / "out"))],
         capture_output=True,
         text=True,
         timeout=240,
         env=environment(PREFECT_HOME=str(tmp_path / "prefect"), ZS2_TEST="python"),
     )
     assert done.returncode == 0, done.stderr
-    refusal, summary = map(json.loads, done.stdout.splitlines())
+    refusal, summary, cut, states = map(json.loads, done.stdout.splitlines())
+    assert cut["state"] == "interrupted" and 0 < cut["left"] < 16
+    told = f"interrupted, {cut['left']} rows are left; the same run goes on"
+    assert states == ["COMPLETED", "CANCELLED", told]
     assert "height" in refusal and "fps" in refusal
     assert summary["rendered"] == {"ok": 1, "failed": 0, "invalid": 0}
     assert summary["state"] == "finished"

@@ -135,7 +135,8 @@ def test_whole_numbers_are_drawn_whole():
 @settings(max_examples=60, deadline=None)
 def test_quotas_are_exact(data: st.DataObject):
     """Counts are met to the row; a share is within one draw of itself, and all shares together are
-    their sum, rounded; the other rows have values without quotas."""
+    their sum, rounded; the other rows have values without quotas. Only what would be less than a row can
+    be refused."""
     rows = data.draw(st.integers(1, 60))
     count = data.draw(st.integers(0, rows))
     tenths = data.draw(st.lists(st.integers(0, 5), min_size=2, max_size=2))
@@ -147,7 +148,13 @@ def test_quotas_are_exact(data: st.DataObject):
         'slots.c = ["red", "blue", "pink", "grey", "black"]\n'
         f"quotas.c = {{ red = {count}, blue = {shares[0]}, pink = {shares[1]} }}"
     )
-    found = Counter(row["prompt"] for row in rows_of(parse_recipe(text)))
+    try:
+        recipe = parse_recipe(text)
+    except RecipeError as error:
+        assert "which rounds to no row" in str(error)
+        assert any(0 < Fraction(share, 10) * rows < 1 for share in tenths)
+        return
+    found = Counter(row["prompt"] for row in rows_of(recipe))
     assert found["red"] == count
     assert found["blue"] + found["pink"] == round(wanted)
     for colour, share in zip(("blue", "pink"), tenths, strict=True):
@@ -290,6 +297,14 @@ REFUSED = {
     "an empty threshold": (
         'prompts = ["a"]\nkeep.flicker = { at_least = 3, at_most = 2 }',
         "keep.flicker: expected at_least ≤ at_most, found 3 and 2",
+    ),
+    "a quota on no slot": (
+        'prompts = ["a {x}"]\nslots.x = ["p"]\nquotas.xs = { p = 1 }',
+        "quotas.xs: expected a slot that has values, found `xs`; did you mean `x`?",
+    ),
+    "a quota of no row": (
+        'prompts = ["a {x}"]\nslots.x = ["p", "q"]\nquotas.x = { p = 0.01 }',
+        "quotas.x.p: expected at least 0.0833333, 1 row of 12, found 0.01, which rounds to no row",
     ),
     "never": ('prompts = ["a"]\nfail_below = 13', "fail_below: expected at most the 12 rows"),
 }
