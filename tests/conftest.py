@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -18,6 +20,13 @@ import pytest
 
 from tests import tiny_models
 from tests.object_server import Store, moto, proxied
+
+
+def pytest_configure() -> None:
+    """What a shell begins in the background ignores Ctrl-C, and hands that on to commands under test."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def build_tiny_pipe(folder: Path):

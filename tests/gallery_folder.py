@@ -18,7 +18,7 @@ from manifests.storage import RunFolder
 from tasks.assemble import assemble
 from tasks.previews import needs_preview, write_preview
 
-CODECS = ("h264", "ffv1", "gif", "webp", "png")
+CODECS = ("h264", "ffv1", "gif", "webp", "png", "h265", "av1")
 FRAMES, FPS = 12, 8.0
 SCORE_NAMES = ("clip_score", "frame_consistency", "dynamic_degree")
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)

@@ -38,7 +38,7 @@ const previewOf = (row) => `previews/${row.file.split("/")[1]}/${encodeURICompon
 function sourceOf(row) {
   if (row.status !== "ok" || !row.file) return null;
   if (row.preview) return { src: `${previewOf(row)}/clip.mp4`, poster: `${previewOf(row)}/poster.png` };
-  if (/\.mp4$/.test(row.file) && codecOf(row) !== "png") return { src: pathOf(row.file) };
+  if (/\.mp4$/.test(row.file) && !["png", "h265"].includes(codecOf(row))) return { src: pathOf(row.file) };
   return null;
 }
 

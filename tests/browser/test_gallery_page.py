@@ -88,7 +88,7 @@ def test_play_all(out: Path, open_page: OpenPage):
     playing = (
         "() => [...document.querySelectorAll('article video')].filter((v) => !v.paused).length"
     )
-    page.wait_for_function(f"() => ({playing})() === 6")
+    page.wait_for_function(f"() => ({playing})() === 8")
     page.keyboard.press("p")
     page.wait_for_function(f"() => ({playing})() === 0")
 
@@ -109,7 +109,7 @@ def test_search_filters_and_order(out: Path, open_page: OpenPage):
     page.get_by_role("button", name="failed 1").click()
     settle(page)
     assert ids(page) == ["bad"]
-    page.get_by_role("button", name="all 8").click()
+    page.get_by_role("button", name="all 10").click()
     page.get_by_role("button", name="Filters").click()
     page.get_by_role("group", name="codec").get_by_role("button", name="h264").click()
     settle(page)
@@ -263,7 +263,7 @@ def test_the_keyboard_alone(out: Path, open_page: OpenPage):
     focus = "document.activeElement.dataset.id"
     order = ids(page)
     assert page.evaluate(focus) == order[0]
-    for key, at in (("ArrowRight", 1), ("ArrowDown", 7), ("ArrowUp", 1), ("End", 7), ("Home", 0)):
+    for key, at in (("ArrowRight", 1), ("ArrowDown", 7), ("ArrowUp", 1), ("End", 9), ("Home", 0)):
         page.keyboard.press(key)
         assert page.evaluate(focus) == order[at], key
     page.keyboard.press("ArrowRight")

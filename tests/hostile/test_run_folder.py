@@ -21,7 +21,7 @@ from manifests.storage import RunFolder, StorageError
 from tasks.gallery import write_gallery
 from tasks.publish import Tally, publish
 from tasks.sampling import read_latents
-from tasks.stages import assemble_video, output_path
+from tasks.stages import finish, output_path
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -103,7 +103,7 @@ def test_a_video_that_is_a_link(codec: str, tmp_path: Path, elsewhere: Path, mak
     path.parent.mkdir()
     path.symlink_to(elsewhere if codec == "png" else elsewhere / "precious")
     assert not folder.has_video(job.digest, "a", codec)
-    assemble_video(job, np.zeros((8, 32, 32, 3), np.uint8), path)
+    finish(job, [np.zeros((8, 32, 32, 3), np.uint8)], path)
     assert_untouched(elsewhere)
     assert folder.has_video(job.digest, "a", codec)
 
