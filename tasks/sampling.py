@@ -188,15 +188,17 @@ def write_latents(path: Path, sampled: Sampled) -> None:
     Raises:
         DiskFullError: no room for it.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     metadata = {"kl": json.dumps(sampled.kl)}
     if sampled.candidates:
         metadata["candidates"] = json.dumps(sampled.candidates)
 
-    def write() -> None:
+    content = save({"latents": sampled.latents}, metadata=metadata)
+
+    def write() -> None:  # by Python, whose errors tell a full disk from others
         with write_aside(path) as aside:
-            save_file({"latents": sampled.latents}, aside, metadata=metadata)
+            aside.write_bytes(content)
 
     write_with_room(path.parent, write)
 

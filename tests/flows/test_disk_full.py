@@ -6,13 +6,17 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
+import torch
 
 from manifests.ledger import iter_results
+from tasks.disk import DiskFullError
+from tasks.sampling import Sampled, write_latents
 from tests.flows.running import TIME_LIMIT, ZS2, environment, wait_until, write_rows, zs2
 
 pytestmark = pytest.mark.slow
@@ -71,6 +75,21 @@ def test_a_run_stops_when_its_disk_is_full_and_goes_on_when_there_is_space(
     assert ledger(out) == {f"r{i}": "ok" for i in range(16)}
     assert json.loads(done.out)["rendered"]["ok"] < 16
     assert not list(out.rglob(".tmp-*"))
+
+
+def test_latents_wait_for_room(disk: Path) -> None:
+    """Latents that meet a full disk are written when a neighbour's file is gone; while it stays full the
+    run is told to stop, and what to do; nothing partial is left."""
+    sampled = Sampled(torch.ones(4, 4, 64, 64), [], reused=False)
+    ballast, path = disk / "ballast", disk / "latents" / "a.safetensors"
+    path.parent.mkdir()
+    ballast.write_bytes(b"\0" * shutil.disk_usage(disk).free)
+    with pytest.raises(DiskFullError, match="make space"):
+        write_latents(path, sampled)
+    assert not list(path.parent.iterdir())
+    threading.Timer(0.5, ballast.unlink).start()
+    write_latents(path, sampled)
+    assert [file.name for file in path.parent.iterdir()] == ["a.safetensors"]
 
 
 def test_a_file_that_does_not_fit_fails_its_row_alone(
