@@ -18,7 +18,7 @@ import json, sys
 from collections import Counter
 
 from flows.embedded import embedded_prefect
-from flows.noop_crew import noop_crew
+from flows.bench.noop_crew import noop_crew
 from flows.settings import RenderSettings
 from manifests.read import Manifest
 from manifests.storage import RunFolder
