@@ -11,7 +11,8 @@ Reading order, one concept a file:
 5. `sampler`    `ZS2Sampler`: the above around a diffusers pipeline
 
 What the sampler leans on: `schedulers` (step noise that follows the clip), `conditions` (text and source
-clips, frame by frame), `controlnet` (guidance inside the segments), `decoding`, `arguments` and `request`
+clips, frame by frame), `per_frame` (cut to a segment), `controlnet` (guidance inside the segments), `relay`
+(one clip on several samplers), `decoding`, `arguments` and `request`
 (a call, checked), `clip` (its result).
 
 Checkpoints: `models` (names, families), `addons` (ControlNet, LoRA, IP-Adapter), `checkpoints` (their

@@ -88,10 +88,12 @@ class MomentumState:
         chain: at a segment border, `exact` carries the average, `anchor` the last frame itself.
         start, count: the segment's first frame, and how many of its frames are not padding.
         padded_count: frames in the UNet call.
+        first: the clip's frame that the batch begins with; not 0 where it holds a share of the clip.
     """
 
     momentum: Sequence[float]
     chain: str = "exact"
+    first: int = 0
     start: int = 0
     count: int = 0
     padded_count: int = 0
@@ -102,7 +104,7 @@ class MomentumState:
         self.carried.clear()
 
     def enter_segment(self, start: int, count: int, padded_count: int) -> None:
-        self.start, self.count, self.padded_count = start, count, padded_count
+        self.start, self.count, self.padded_count = self.first + start, count, padded_count
 
     def average(
         self, layer: str, hidden_states: Float[Tensor, "batch token feature"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -49,20 +50,26 @@ class FineClip:
     Args:
         config: of the clip's own frames.
         in_between: 1 adds none.
+        share: first frame and end of the segments that the batch holds, of the clip's own; default all.
 
     Attributes:
-        num_frames: (n−1)·in_between + 1.
+        num_frames: of the batch; of all segments (n−1)·in_between + 1.
         plan: the UNet's calls, each of `config.frames_per_call` frames of one kind.
         places: of every frame in the batch, i and j: it shows the time i + j/in_between.
     """
 
-    def __init__(self, config: ClipConfig, in_between: int = 1) -> None:
+    def __init__(
+        self, config: ClipConfig, in_between: int = 1, share: tuple[int, int] | None = None
+    ) -> None:
         self.config = config
         self.in_between = in_between
+        self.start, self.stop = share or (0, config.num_frames)
         self.plan: list[Segment] = []
         self.places: list[tuple[int, int]] = []
         size, last = config.frames_per_call, config.num_frames - 1
         for segment in segments(config.num_frames, size):
+            if not self.start <= segment.start < self.stop:
+                continue
             own = range(segment.start, segment.start + segment.count)
             self._add([(i, 0) for i in own], size)
             gaps = [(i, j) for i in own if i < last for j in range(1, in_between)]
@@ -77,11 +84,15 @@ class FineClip:
     def spread(self, noise: Float[Tensor, "frame channel h w"]) -> Float[Tensor, "all channel h w"]:
         """The batch's noise, of the clip's."""
         if self.in_between == 1:
-            return noise
+            return self.own(noise)
         k = self.in_between
         return torch.stack(
             [arc(noise[i], noise[i + 1], j / k) if j else noise[i] for i, j in self.places]
         )
+
+    def own(self, values: Any) -> Any:
+        """Of an array or tensor with a value for each of the clip's frames, the batch's."""
+        return values[self.start : self.stop]
 
     def nearest(self, values: Sequence[int]) -> list[int]:
         """Of a value per frame, that of the nearest frame, the earlier one in the middle."""
@@ -98,7 +109,7 @@ class FineClip:
         """The momentum state of the batch."""
         momentum, chain = self.config.momentums, self.config.chain
         if self.in_between == 1:
-            return MomentumState(momentum, chain)
+            return MomentumState(momentum, chain, first=self.start)
         return FineState(momentum, chain, fine=self)
 
 

@@ -17,6 +17,7 @@ from zs2.conditions import TextEncoding
 from zs2.config import ClipConfig
 from zs2.controlnet import Control
 from zs2.models import ModelDefaults
+from zs2.relay import Share
 from zs2.schedulers import check_steps
 
 SEED_LIMIT = 2**63
@@ -36,10 +37,11 @@ class Request:
         text: how texts are encoded.
         controls: ControlNets with their clips.
         in_between: k: frames a gap, its first one included.
+        share: the part of the clip to sample; None is all of it.
 
     Raises:
         ValueError: more steps than the scheduler can take; in_between with what is given for the
-            clip's own frames only.
+            clip's own frames only; a share that is no run of segments, or of given latents.
     """
 
     config: ClipConfig
@@ -53,12 +55,17 @@ class Request:
     video: Video | None = None
     controls: Sequence[Control] = ()
     in_between: int = 1
+    share: Share | None = None
 
     def __post_init__(self) -> None:
         if self.call.get("timesteps") is None and self.call.get("sigmas") is None:
             check_steps(self.scheduler, self.text.pipe.scheduler, self.call["num_inference_steps"])
         if self.in_between < 1:
             raise ValueError(f"in_between: expected at least 1, found {self.in_between}")
+        if self.share is not None:
+            self.share.check(self.config.num_frames, self.config.frames_per_call)
+            if self.latents is not None:  # a scheduler's own noise would differ from share to share
+                raise ValueError("share: expected none beside latents, found both; leave one out")
         given = {
             "latents": self.latents is not None,
             "video": self.video is not None,

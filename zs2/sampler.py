@@ -29,6 +29,7 @@ from zs2.decoding import decode
 from zs2.in_between import FineClip
 from zs2.models import ModelDefaults, describe, load_pipeline
 from zs2.noise import NoiseTrace
+from zs2.relay import Share
 from zs2.request import (
     Prompt,
     Request,
@@ -133,6 +134,7 @@ class ZS2Sampler:
         guess_mode: bool | Sequence[bool] = False,
         video: Pictures | None = None,
         in_between: int = 1,
+        share: Share | None = None,
         output_type: str = "np",
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         **pipe_kwargs: Any,
@@ -161,6 +163,7 @@ class ZS2Sampler:
                 `zs2.controlnet.Control`; one value, or one per ControlNet.
             video: the clip that InstructPix2Pix edits, of the same form.
             in_between: k > 1 samples k − 1 more frames between neighbours (`zs2.in_between`).
+            share: sample these frames of the clip alone (`zs2.relay`); of several clips one call each.
             output_type: `np` (uint8 frames), `pil` (as `np`; see `Clip.images`) or `latent`.
             **pipe_kwargs: for the pipeline's own call: prompt_embeds and its like (one row, or one a
                 frame), eta, guidance_rescale, cross_attention_kwargs, ip_adapter_image,
@@ -229,6 +232,7 @@ class ZS2Sampler:
                 editing=source is not None,
             ),
             whole("in_between", in_between),
+            share,
         )
         num_videos_per_prompt = whole("num_videos_per_prompt", num_videos_per_prompt)
         storyboards = storyboards_of(prompt, embeds, num_videos_per_prompt)
@@ -254,25 +258,26 @@ class ZS2Sampler:
     def _sample(
         self, pipe: Any, prompts: tuple[str, ...], request: Request, generator: torch.Generator
     ) -> Clip:
-        config, call = request.config, dict(request.call)
+        config, call, n = request.config, dict(request.call), request.config.num_frames
         height, width = request.size
         scale = pipe.vae_scale_factor
         shape = (pipe.vae.config.latent_channels, height // scale, width // scale)
         latents, trace = request.latents, None
         if latents is None:
             latents, trace = draw_noise(config, shape, generator)
-        check_latents(latents, (config.num_frames, *shape))
-        fine = FineClip(config, request.in_between)
+        check_latents(latents, (n, *shape))
+        share = request.share
+        fine = FineClip(config, request.in_between, share and (share.start, share.stop))
         if request.video is None:
             call |= {"height": height, "width": width}
         else:
-            call["image"] = source_latents(pipe, request.video, height, width)
+            call["image"] = source_latents(pipe, fine.own(request.video), height, width)
         call |= request.text.conditions(
             prompts,
-            fine.nearest(config.frame_prompts(prompts) if prompts else [0] * config.num_frames),
+            fine.nearest(config.frame_prompts(prompts) if prompts else [0] * n),
             request.negative_prompt,
             call["guidance_scale"] > 1,
-            request.embeds,
+            {k: fine.own(v) if len(v) == n else v for k, v in request.embeds.items()},
         )
         with self._zs2(pipe, request, fine, trace):
             result = pipe(
@@ -299,10 +304,13 @@ class ZS2Sampler:
                 if several:
                     contexts.enter_context(momentum_attention(guide.net, state, f"controlnet.{i}."))
             if request.controls:
-                control = ControlRun(
-                    request.controls, *request.size, lambda: pipe.scheduler.timesteps
-                )
-            contexts.enter_context(segmented(pipe.unet, n, m, state, control, fine.plan))
+                guides = [
+                    replace(guide, frames=fine.own(guide.frames)) for guide in request.controls
+                ]
+                control = ControlRun(guides, *request.size, lambda: pipe.scheduler.timesteps)
+            contexts.enter_context(
+                segmented(pipe.unet, n, m, state, control, fine.plan, request.share)
+            )
             contexts.enter_context(scheduling(pipe, request.scheduler, trace, fine))
             return contexts.pop_all()
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
@@ -20,24 +21,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zs2.attention import MomentumState
+from zs2.per_frame import PER_FRAME_ARGUMENTS, take_rows
 
 if TYPE_CHECKING:
     from zs2.controlnet import ControlRun
-
-T = TypeVar("T")
-
-# What a UNet takes per picture, beside the latents; everything else passes through untouched.
-PER_FRAME_ARGUMENTS = (
-    "encoder_hidden_states",
-    "class_labels",
-    "timestep_cond",
-    "attention_mask",
-    "added_cond_kwargs",
-    "down_block_additional_residuals",
-    "mid_block_additional_residual",
-    "down_intrablock_additional_residuals",
-    "encoder_attention_mask",
-)
+    from zs2.relay import Share
 
 
 @dataclass(frozen=True)
@@ -67,19 +55,6 @@ def segments(num_frames: int, segment_frames: int) -> list[Segment]:
     ]
 
 
-def take_rows(value: T, rows: Tensor, batch: int) -> T:
-    """Select batch rows from every tensor of a nest that has `batch` of them; leave the rest alone."""
-    if isinstance(value, Tensor):
-        if value.ndim and value.shape[0] == batch:
-            return value.index_select(0, rows.to(value.device))  # pyright: ignore[reportReturnType]
-        return value
-    if isinstance(value, dict):
-        return {k: take_rows(v, rows, batch) for k, v in value.items()}  # pyright: ignore
-    if isinstance(value, list | tuple):
-        return type(value)(take_rows(v, rows, batch) for v in value)  # pyright: ignore
-    return value
-
-
 @contextmanager
 def segmented(
     unet: torch.nn.Module,
@@ -88,16 +63,18 @@ def segmented(
     state: MomentumState,
     control: ControlRun | None = None,
     plan: list[Segment] | None = None,
+    share: Share | None = None,
 ) -> Generator[None]:
     """Run `unet` in segments, or in the calls of `plan`, carrying `state` through them.
 
-    `control` runs inside the same segments, before each UNet call, and gives it residuals. The number
-    of frames is given, never guessed from the batch; a batch that is not a multiple of it raises
-    ValueError.
+    `control` runs inside the same segments, before each UNet call, and gives it residuals. Where the
+    batch holds a `share` of the clip, what `state` begins and ends with passes through it. The number of
+    frames is given, never guessed from the batch; a batch that is not a multiple of it raises ValueError.
     """
     whole: Callable[..., Any] = unet.forward
     had_own = "forward" in unet.__dict__  # offload hooks put their forward on the instance
     plan = plan or segments(num_frames, segment_frames)
+    calls = count()
 
     def forward(
         sample: Float[Tensor, "batch channel h w"],
@@ -115,6 +92,9 @@ def segmented(
         copies = batch // num_frames
         kwargs["encoder_hidden_states"] = encoder_hidden_states
         state.reset()
+        call = next(calls)
+        if share is not None and share.start > 0:
+            state.carried.update(share.receive(call))
         if control is not None:
             control.next_step()
         outputs: list[Tensor] = []
@@ -137,6 +117,8 @@ def segmented(
                 )
             output = whole(chosen_sample, chosen_timestep, return_dict=False, **chosen)
             outputs.append(output[0].unflatten(0, (copies, -1))[:, : segment.count])
+        if share is not None and share.stop < len(state.momentum):
+            share.send(call, dict(state.carried))
         prediction = torch.cat(outputs, dim=1).flatten(0, 1)
         return UNet2DConditionOutput(sample=prediction) if return_dict else (prediction,)
 

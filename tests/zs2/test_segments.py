@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from zs2.attention import MomentumState, momentum_attention
-from zs2.segments import Segment, segmented, segments, take_rows
+from zs2.per_frame import take_rows
+from zs2.segments import Segment, segmented, segments
 
 
 def test_segments_cover_the_clip_once_with_one_shape():
