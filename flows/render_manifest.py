@@ -39,7 +39,8 @@ from tasks.render import Observer, RenderRun, plan, publish_run, render_shard
 log = logging.getLogger("zs2.flow")
 
 ECHO = 0.5  # seconds; `timeout` and other wrappers pass one Ctrl-C on that we have had already
-SHARDS_AT_ONCE = 2  # the next shard's rows follow without a gap; more would only wait
+# The next shard's rows follow without a gap, and actors choose among these by what they have loaded.
+SHARDS_AT_ONCE = 4
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,17 @@ class Flight:
 
 @dataclass(eq=False)
 class Source:
-    """The rows of one shard, pulled one by one."""
+    """The rows of one shard, pulled one by one.
+
+    Attributes:
+        signature: what its rows need an actor to have loaded; None where that is not known.
+        overtaken: rows of younger shards that began since this one was opened.
+    """
 
     jobs: Iterator[Job]
     on_end: Callable[[Ending], None]
+    signature: Any = None
+    overtaken: int = 0
     in_flight: int = 0
     exhausted: bool = False
     error: Exception | None = None

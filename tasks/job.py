@@ -156,19 +156,38 @@ class Job:
         runs = [steps] * row.best_of
         if row.best_by is not None and (ranked := parse_best_by(row.best_by).steps) is not None:
             runs = [ranked] * row.best_of + [steps]
-        m, gaps = row.segment_frames, row.in_between - 1
-        between = sum(
-            -(-gaps * min(m, row.num_frames - 1 - start) // m)
-            for start in range(0, row.num_frames - 1, m)
-        )
-        return (row.num_segments + between) * sum(run + (row.scheduler == "pndm") for run in runs)
+        return self._segments * sum(run + (row.scheduler == "pndm") for run in runs)
 
     @property
     def unet_pictures(self) -> int:
         """Pictures through the UNet, padding and guidance copies included: two with guidance, three
         where a clip is edited by instruction."""
-        copies = (3 if self.model.edits else 2) if self.is_guided else 1
-        return self.unet_calls * self.row.segment_frames * copies
+        return self.unet_calls * self.row.segment_frames * self.unet_copies
+
+    @property
+    def unet_copies(self) -> int:
+        """Pictures of each frame in a UNet call."""
+        return (3 if self.model.edits else 2) if self.is_guided else 1
+
+    @property
+    def padded_pictures(self) -> int:
+        """Those of `unet_pictures` that only fill up the last segment of a clip, or of the frames in
+        between."""
+        row = self.row
+        slots = self._segments * row.segment_frames
+        frames = row.num_frames + (row.num_frames - 1) * (row.in_between - 1)
+        return self.unet_pictures * (slots - frames) // slots
+
+    @property
+    def _segments(self) -> int:
+        """UNet calls of each step: segments of the clip and of its frames in between."""
+        row = self.row
+        m, gaps = row.segment_frames, row.in_between - 1
+        between = sum(
+            -(-gaps * min(m, row.num_frames - 1 - start) // m)
+            for start in range(0, row.num_frames - 1, m)
+        )
+        return row.num_segments + between
 
     @property
     def native_pictures(self) -> float:

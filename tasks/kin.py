@@ -21,6 +21,7 @@ from manifests.row import RowError, seed_of
 from manifests.validate import Problem, RowCheck, folder_of
 from tasks.catalogue import Catalogue
 from tasks.job import Engine, Job, sample_fields, video_fields
+from tasks.order import group_of
 from tasks.work import Work
 
 KINDS_HELD = 4096  # about 5 kB each
@@ -31,12 +32,12 @@ OWN = ("kl_target", "momentum", "negative_prompt", "prompt", "seed")
 
 
 class Kind:
-    """What rows have in common: `signature`, `work`, and all of `job`, the first row's, but what is a
+    """What rows have in common: `group`, `work`, and all of `job`, the first row's, but what is a
     row's own."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.signature = job.signature
+        self.group = group_of(job)
         self.codec = job.row.codec
         self.work = Work.of(job)
 

@@ -15,12 +15,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from manifests.object_store import UnreachableError
 from tasks.actors import StageFailure
 from tasks.disk import DiskFullError
 from tasks.flight import Flight, Source
 from tasks.job import Ending, Job
+from tasks.order import by_preference
 from tasks.pool import (
     SLOTS,
     START_DEADLINE,
@@ -78,18 +80,21 @@ class Pipeline:
         self._thread = threading.Thread(target=self._run, name="zs2-pipeline", daemon=True)
         self._thread.start()
 
-    def render(self, jobs: Iterator[Job], on_end: Callable[[Ending], None]) -> None:
+    def render(
+        self, jobs: Iterator[Job], on_end: Callable[[Ending], None], signature: Any = None
+    ) -> None:
         """Render a shard's rows; returns when all have ended. Several threads may call at once.
 
         Args:
             jobs: pulled one at a time, when an actor can take the row.
             on_end: called once per row, in the pipeline's thread.
+            signature: of all the rows; actors keep to their own while there are rows of it.
 
         Raises:
             Interrupted: `drain` was called before the end.
             PoolError: the actors do not live. Also what `jobs` or `on_end` raised.
         """
-        source = Source(iter(jobs), on_end)
+        source = Source(iter(jobs), on_end, signature)
         with self._wake:
             if self._error is not None:
                 raise self._error
@@ -205,24 +210,24 @@ class Pipeline:
                     break
                 pool.submit(worker, queue.popleft())
         first = self.stages[0].pool
-        while first.has_slot() and not self._waiting[0] and self._downstream() < self._backlog:
-            flight = self._next_row()
-            if flight is None:
+        while not self._waiting[0] and self._downstream() < self._backlog:
+            worker = first.idlest()
+            flight = self._next_row(worker) if worker is not None else None
+            if worker is None or flight is None:
                 return
-            worker = first.find(flight)
-            assert worker is not None, "has_slot() promised one"
             first.submit(worker, flight)
 
     def _downstream(self) -> int:
         running = sum(len(w.calls) for stage in self.stages[1:] for w in stage.pool.workers)
         return running + sum(len(queue) for queue in self._waiting[1:])
 
-    def _next_row(self) -> Flight | None:
+    def _next_row(self, worker: Worker) -> Flight | None:
+        """A row for this worker, of the shard that suits it best."""
         if self._draining:
             return None
-        for source in list(self._sources):
-            if source.exhausted:
-                continue
+        unread = [source for source in list(self._sources) if not source.exhausted]
+        held = [w.signature for w in self.stages[0].pool.workers if w is not worker]
+        for source in by_preference(unread, worker.signature, held):
             try:
                 job = next(source.jobs)
             except StopIteration:
@@ -232,6 +237,8 @@ class Pipeline:
                 source.exhausted, source.error = True, error
                 continue
             source.in_flight += 1
+            for older in unread[: unread.index(source)]:
+                older.overtaken += 1
             return Flight(job, source, datetime.now(UTC))
         return None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from manifests.columns import INVALID_ROW
@@ -19,16 +20,23 @@ from manifests.validate import Problem, folder_of
 from tasks.catalogue import Catalogue
 from tasks.job import Conditions, Engine, Job, Signature, resolve
 from tasks.kin import PlannedRow, RefusedRow, planned_rows
+from tasks.order import Group, Part, Pending, Switches, ordered
 from tasks.work import Work
 
 SHARD_ROWS = 256  # or more, so that there are
-MOST_SHARDS = 200  # of a run: Prefect takes about 26 kB of the driver's memory for each task run
+# Of a run with one signature, others add some: Prefect takes about 26 kB of the driver's memory for each.
+MOST_SHARDS = 200
+WINDOW_ROWS = 256  # that are read at once where a shard's order is not the manifest's
 PROBLEMS_KEPT = 1000  # of bad rows; nobody reads a longer report
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A slice of the manifest, of one signature: one Prefect task run."""
+    """A slice of the manifest, of one signature: one Prefect task run.
+
+    Attributes:
+        positions: of its rows, in the order in which they are rendered.
+    """
 
     index: int
     positions: Sequence[int]
@@ -42,7 +50,9 @@ class Plan:
     Attributes:
         done_native_pictures: of the done rows, as `Work` counts them: what measures their rate.
         digests: id → (digest, whether it is done) of every good row, compactly.
-        shards: what to render, in order: the rows of one signature stand together.
+        shards: what to render, in order; see `tasks.order`.
+        switches: of one actor that takes the shards in order.
+        switches_in_manifest_order: of one that takes the rows as the manifest has them.
         problems: those of the first bad rows; `invalid_rows` counts all of these.
         work: what the shards add up to.
         codecs: of the rows to render.
@@ -56,7 +66,8 @@ class Plan:
     problems: list[Problem] = field(default_factory=list[Problem])
     invalid_rows: int = 0
     work: Work = field(default_factory=Work)
-    switches_in_manifest_order: int = 0
+    switches: Switches = field(default_factory=Switches)
+    switches_in_manifest_order: Switches = field(default_factory=Switches)
     codecs: set[str] = field(default_factory=set[str])
 
     def refuse(
@@ -70,11 +81,6 @@ class Plan:
         if on_invalid is not None:
             on_invalid(name, row.problems)
 
-    @property
-    def switches(self) -> int:
-        """Model switches of one actor that takes the shards in order."""
-        return max(0, len({shard.signature for shard in self.shards}) - 1)
-
 
 def make_plan(
     manifest: Manifest,
@@ -86,11 +92,13 @@ def make_plan(
     folder: RunFolder | None = None,
     only_failed: bool = False,
     shard_rows: int = SHARD_ROWS,
+    samplers: int = 1,
     on_invalid: Callable[[str, list[Problem]], None] | None = None,
 ) -> Plan:
-    """Validate every row, drop the done ones, and cut the rest into shards by signature.
+    """Validate every row, drop the done ones, put the rest in order and cut it into shards.
 
     Args:
+        samplers: of the run, as far as it is known: the more there are, the longer is a turn.
         known: what earlier runs ended; None plans as if nothing were done.
         folder: where a finished row's video must still lie to count as done.
         on_invalid: told of each bad row: its name in the ledger, and all that is wrong with it.
@@ -100,9 +108,9 @@ def make_plan(
         ManifestError: a damaged file.
     """
     plan = Plan(digests=Known(manifest.num_rows))
-    pending: dict[Signature, array[int]] = {}
+    pending: dict[Group, Pending] = {}
     has_video = folder.videos_now() if folder is not None and known else None
-    last: Signature | None = None
+    last: Group | None = None
     for row in planned_rows(manifest, catalogue, defaults, engine):
         plan.rows += 1
         if isinstance(row, RefusedRow):
@@ -116,16 +124,21 @@ def make_plan(
             plan.done_native_pictures += kind.work.native_pictures
         if done or (only_failed and not _has_failed(row, known)):
             continue
-        signature = kind.signature
-        if signature is not last:
-            plan.switches_in_manifest_order += last not in (None, signature)
-            last = signature
-        if signature not in pending:
-            pending[signature] = array("Q")
-        pending[signature].append(row.position)
+        group = kind.group
+        if group is not last:
+            if last is not None:
+                plan.switches_in_manifest_order.count(last, group)
+            last = group
+        if group not in pending:
+            pending[group] = Pending()
+        pending[group].positions.append(row.position)
+        pending[group].pictures += kind.work.native_pictures
         plan.work.add(kind.work)
         plan.codecs.add(kind.codec)
-    plan.shards = _cut(pending, shard_rows)
+    parts = list(ordered(pending, samplers))
+    pending.clear()
+    plan.switches = Switches.of([part.group for part in parts])
+    plan.shards = _cut(parts, max(shard_rows, plan.work.rows // MOST_SHARDS))
     return plan
 
 
@@ -140,7 +153,7 @@ def jobs_of(
 
     A row whose inputs went away meanwhile is a job that knows of it, and fails by itself.
     """
-    for raw in manifest.rows_at(shard.positions):
+    for raw in _rows_in_order(manifest, shard.positions):
         row = parse_row(raw.values, defaults)
         try:
             yield catalogue.job(row, raw.values, folder_of(raw.file), raw.position, engine)
@@ -169,10 +182,41 @@ def _has_failed(row: PlannedRow, known: Known | None) -> bool:
     return found is not None and found[1] == "failed"
 
 
-def _cut(pending: Mapping[Signature, Sequence[int]], shard_rows: int) -> list[Shard]:
+def _cut(parts: Sequence[Part], shard_rows: int) -> list[Shard]:
+    """Shards of parts that follow each other, each of one signature and at most `shard_rows` rows."""
     shards: list[Shard] = []
-    shard_rows = max(shard_rows, sum(map(len, pending.values())) // MOST_SHARDS)
-    for signature, positions in pending.items():
-        for start in range(0, len(positions), shard_rows):
-            shards.append(Shard(len(shards), positions[start : start + shard_rows], signature))
+    filled, signature = array("Q"), parts[0].group.signature if parts else None
+
+    def close() -> None:
+        nonlocal filled
+        if filled and signature is not None:
+            shards.append(Shard(len(shards), filled, signature))
+        filled = array("Q")
+
+    for group, positions in parts:
+        if group.signature != signature:
+            close()
+            signature = group.signature
+        start = 0
+        while start < len(positions):
+            taken = positions[start : start + shard_rows - len(filled)]
+            filled.extend(taken)
+            start += len(taken)
+            if len(filled) == shard_rows:
+                close()
+    close()
     return shards
+
+
+def _rows_in_order(manifest: Manifest, positions: Sequence[int]) -> Iterator[RawRow]:
+    """The rows at these positions, in this order. Where they do not ascend, a window of them is read
+    in one pass and held."""
+    if all(before < after for before, after in pairwise(positions)):
+        yield from manifest.rows_at(positions)
+        return
+    window = min(WINDOW_ROWS, *(file.batch_rows for file in manifest.files))
+    for start in range(0, len(positions), window):
+        wanted = positions[start : start + window]
+        read = {raw.position: raw for raw in manifest.rows_at(sorted(wanted))}
+        for position in wanted:
+            yield read.pop(position)

@@ -95,19 +95,19 @@ class ActorPool:
 
     def find(self, flight: Flight) -> Worker | None:
         """The worker that should take this row: free, least loaded, its model already warm."""
-        suspect = flight.crashes > 0
-        free = [
-            worker
-            for worker in self.workers
-            if worker.ready and not worker.alone and len(worker.calls) < (1 if suspect else SLOTS)
-        ]
-        if not free:
-            return None
         wanted = flight.job.signature
-        return min(free, key=lambda w: (len(w.calls), w.signature not in (None, wanted)))
+        return min(
+            self._free(1 if flight.crashes > 0 else SLOTS),
+            key=lambda w: (len(w.calls), w.signature not in (None, wanted)),
+            default=None,
+        )
 
-    def has_slot(self) -> bool:
-        return any(w.ready and not w.alone and len(w.calls) < SLOTS for w in self.workers)
+    def idlest(self) -> Worker | None:
+        """The worker that should be given a row next, whichever it is; None where all are full."""
+        return min(self._free(SLOTS), key=lambda w: len(w.calls), default=None)
+
+    def _free(self, slots: int) -> list[Worker]:
+        return [w for w in self.workers if w.ready and not w.alone and len(w.calls) < slots]
 
     def submit(self, worker: Worker, flight: Flight) -> None:
         answers = worker.actor.run.remote(flight.job, flight.chunks)

@@ -239,6 +239,7 @@ def plan(run: RenderRun, skip_invalid: bool) -> Plan:
         folder=run.folder,
         only_failed=run.only_failed,
         shard_rows=run.shard_rows,
+        samplers=run.cluster.samplers or 1,
         on_invalid=run.end_invalid if skip_invalid else None,
     )
     if made.invalid_rows and not skip_invalid:
@@ -266,7 +267,9 @@ def render_shard(run: RenderRun, shard: Shard, rows: int) -> int:
     started = time.monotonic()
     try:
         run.pipeline(rows).render(
-            (job for job in jobs if job.row.id not in tally.ended), partial(run.end, tally)
+            (job for job in jobs if job.row.id not in tally.ended),
+            partial(run.end, tally),
+            shard.signature,
         )
     finally:
         tally.seconds += time.monotonic() - started

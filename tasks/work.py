@@ -14,7 +14,8 @@ LATENT_BYTES = 4
 class Work:
     """What there is to do, added up over rows.
 
-    `controlled_pictures` are those of `unet_pictures` that have a ControlNet beside them.
+    `controlled_pictures` are those of `unet_pictures` that have a ControlNet beside them,
+    `padded_pictures` those that are of no frame.
     """
 
     rows: int = 0
@@ -25,6 +26,7 @@ class Work:
     native_pictures: float = 0.0
     controlled_pictures: int = 0
     padded_frames: int = 0
+    padded_pictures: int = 0
     video_bytes: int = 0
     latent_bytes: int = 0
 
@@ -45,9 +47,15 @@ class Work:
             native_pictures=job.native_pictures,
             controlled_pictures=pictures if job.conditions.controlnet else 0,
             padded_frames=row.num_segments * row.segment_frames - row.num_frames,
+            padded_pictures=job.padded_pictures,
             video_bytes=int(job.output_frames * pixels * FINISHED_BYTES_PER_PIXEL) + 2048,
             latent_bytes=row.num_frames * latent * LATENT_BYTES,
         )
+
+    @property
+    def padding(self) -> float:
+        """The share of the UNet's pictures that are of no frame."""
+        return self.padded_pictures / self.unet_pictures if self.unet_pictures else 0.0
 
     def add(self, other: Work) -> None:
         """Count other work, too."""
@@ -59,5 +67,6 @@ class Work:
         self.native_pictures += other.native_pictures
         self.controlled_pictures += other.controlled_pictures
         self.padded_frames += other.padded_frames
+        self.padded_pictures += other.padded_pictures
         self.video_bytes += other.video_bytes
         self.latent_bytes += other.latent_bytes

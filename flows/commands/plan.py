@@ -52,6 +52,7 @@ def plan(
             engine=Engine(dtype),
             known=known(folder.root) if folder else None,
             folder=folder,
+            samplers=samplers,
         )
         if made.invalid_rows:
             raise UsageError(f"{manifest}: {format_problems(made.problems)}")
@@ -63,8 +64,9 @@ def plan(
         "done": made.done,
         "shards": len(made.shards),
         "signatures": len({shard.signature for shard in made.shards}),
-        "model_switches": made.switches,
-        "model_switches_in_manifest_order": made.switches_in_manifest_order,
+        "switches": asdict(made.switches),
+        "switches_in_manifest_order": asdict(made.switches_in_manifest_order),
+        "padding": made.work.padding,
         "work": asdict(made.work),
         "pictures_per_second": rate,
         "rate_from": source_of_rate,
@@ -112,6 +114,11 @@ def _controlled(work: Mapping[str, Any]) -> str:
     return f"{pictures:,} of the pictures; each is taken as {CONTROLNET_COST:g} in the estimate"
 
 
+def _switches(found: Mapping[str, int]) -> str:
+    models, add_ons, shapes = (found[name] for name in ("models", "add_ons", "shapes"))
+    return f"{models:,} of model, {add_ons:,} of add-ons, {shapes:,} of shape"
+
+
 def text(report: Mapping[str, Any]) -> str:
     """The plan as a table for people."""
     work = report["work"]
@@ -124,17 +131,15 @@ def text(report: Mapping[str, Any]) -> str:
         (
             "UNet calls",
             f"{work['unet_calls']:,} ({work['unet_pictures']:,} pictures; "
-            f"{work['padded_frames']:,} frames of padding)",
+            f"{work['padded_frames']:,} frames of padding: {100 * report['padding']:.1f} % of the "
+            "pictures, in any order)",
         ),
         (
             "shards",
             f"{count(report['shards'], 'Prefect task run')}, {count(report['signatures'], 'signature')}",
         ),
-        (
-            "model switches",
-            f"{report['model_switches']} "
-            f"({report['model_switches_in_manifest_order']} in the manifest's own order)",
-        ),
+        ("switches", f"{_switches(report['switches'])} (one actor, in the order of the run)"),
+        ("", f"{_switches(report['switches_in_manifest_order'])} (in the manifest's own order)"),
         (
             "disk",
             f"about {size(work['video_bytes'])} of videos; "

@@ -28,7 +28,7 @@ def told(row: PlannedRow | RefusedRow) -> Any:
     if isinstance(row, RefusedRow):
         return row.raw.position, list(map(str, row.problems))
     job = row.kind.job
-    return row[:3], row.kind.signature, asdict(row.kind.work), job.row.codec, job.engine
+    return row[:3], row.kind.group, asdict(row.kind.work), job.row.codec, job.engine
 
 
 def both_ways(

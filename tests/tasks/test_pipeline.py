@@ -9,6 +9,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +214,37 @@ def test_a_shard_hears_of_its_own_rows_only(bench: Bench):
     assert {n: set(r) for n, r in results.items()} == {
         name: {f"{name}{i}" for i in range(8)} for name in "xyz"
     }
+
+
+def test_actors_keep_to_their_signatures(bench: Bench):
+    """Of shards of two signatures that are open at once, two actors take one signature each, though
+    the older shards' rows would come first."""
+    pipeline = bench.pipeline(bench.pool("sample", 2))
+    assert until(lambda: pipeline.samplers_up() == 2)
+    ended: list[Ending] = []
+
+    def run(name: str, signature: str) -> None:
+        jobs = [
+            replace(job, model=replace(job.model, location=signature))
+            for job in bench.jobs({f"{name}{i}": "0.05" for i in range(6)})
+        ]
+        pipeline.render(iter(jobs), ended.append, jobs[0].signature)
+
+    shards = [("1", "x"), ("2", "y"), ("3", "x"), ("4", "y")]
+    threads = [threading.Thread(target=run, args=shard) for shard in shards]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(ended) == 24
+    by_actor: dict[int, list[str]] = {}
+    for ending in ended:
+        assert ending.report is not None
+        locations = by_actor.setdefault(ending.report["pid_sample"], [])
+        locations.append(ending.job.signature.location)
+    assert len(by_actor) == 2
+    switches = [sum(a != b for a, b in pairwise(each)) for each in by_actor.values()]
+    assert sum(switches) <= 2  # at the start while one shard is open, and at the end, for company
 
 
 class Pulled:

@@ -235,7 +235,7 @@ def test_shards_hold_one_signature_each(build: Build, tiny_pipe: Any, tmp_path: 
     made = plan(manifest, shard_rows=2)
     assert ids_of(made, manifest) == [["a", "c"], ["e"], ["b", "d"], ["f"]]
     assert [shard.signature.location for shard in made.shards] == [model] * 2 + [str(other)] * 2
-    assert (made.switches, made.switches_in_manifest_order) == (1, 5)
+    assert (made.switches.models, made.switches_in_manifest_order.models) == (1, 5)
 
 
 def test_jobs_are_those_that_were_planned(build: Build):
