@@ -6,11 +6,13 @@ import sys
 import time
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from manifests.kinds import count
-from manifests.result import ResultRow
-from tasks.plan import Plan
+
+if TYPE_CHECKING:  # a second of imports, which `--help` does without
+    from manifests.result import ResultRow
+    from tasks.plan import Plan
 
 PLAIN_EVERY = 5.0  # seconds between progress lines where there is no terminal
 

@@ -36,6 +36,7 @@ from tasks.pool import (
     why_not_born,
 )
 from tasks.telemetry import Load
+from tasks.utilisation import Utilisation, note_pools
 
 log = logging.getLogger("zs2.pipeline")
 
@@ -77,6 +78,7 @@ class Pipeline:
         self._draining = False
         self._closing = False
         self._error: Exception | None = None
+        self.utilisation = Utilisation()
         self._thread = threading.Thread(target=self._run, name="zs2-pipeline", daemon=True)
         self._thread.start()
 
@@ -167,6 +169,8 @@ class Pipeline:
 
     def _step(self) -> None:
         self._start_calls()
+        pools = [(stage.pool.name, stage.pool.workers) for stage in self.stages]
+        note_pools(self.utilisation, pools, paused=self._downstream() >= self._backlog)
         self._finish_sources()
         calls = {
             call.ended: (stage, worker, call)
@@ -271,6 +275,7 @@ class Pipeline:
             self._end_failed_call(stage, worker, flight, said)
             return
         stage.pool.note_answer()
+        self.utilisation.note_answer(stage.pool.name, stage.pool.workers.index(worker))
         for warned in said.pop("warned", ()):
             log.warning("row %s: %s: %s", flight.job.row.id, stage.pool.name, warned)
         notes = [each for each in (flight.report.get("note"), said.get("note")) if each]

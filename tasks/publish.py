@@ -86,6 +86,7 @@ def publish(
     title: str,
     price_per_hour: float | None = None,
     since: datetime | None = None,
+    utilisation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Compact the ledger to one row per id of the manifest and write all that names its files.
 
@@ -93,6 +94,7 @@ def publish(
         ids: the manifest's ids; results of other ids leave the ledger (their files stay).
         price_per_hour: of one device; gives the summary its cost.
         since: when this run began, for the picture of its throughput.
+        utilisation: what its actors did; see `tasks.utilisation`.
 
     Returns:
         The summary, as written to summary.json.
@@ -103,10 +105,12 @@ def publish(
     scores = _keep_scores(folder)
     _write_metadata(folder, scores)
     summary = summarise(tally, _statuses(folder), run_id, price_per_hour)
+    if utilisation is not None:
+        summary["utilisation"] = utilisation
     earlier = read_derived(folder.summary_file)
     if earlier is not None and not tally.statuses:  # nothing was done: the last run's figures stand
         summary = {**earlier, "rows": summary["rows"], "rendered": summary["rendered"]}
-    elif write_throughput(folder, since) is not None:
+    elif write_throughput(folder, since, utilisation) is not None:
         folder.upload(folder.throughput_file)
         summary["throughput"] = folder.throughput_file.name
     write_json(folder.summary_file, summary)
@@ -194,6 +198,17 @@ def summarise(
     }
 
 
+def _waits(utilisation: Mapping[str, Any] | None) -> dict[str, str]:
+    """For how much of the time, after warm-up, samplers had a row, and why they had none."""
+    if utilisation is None or utilisation["sampler_busy_share"] is None:
+        return {}
+    waited = utilisation["sampler_waited_seconds"].items()
+    return {
+        "samplers busy after warm-up": f"{100 * utilisation['sampler_busy_share']:.1f} %",
+        **{f"samplers waited, {why}, seconds": f"{seconds:.1f}" for why, seconds in waited},
+    }
+
+
 def summary_markdown(
     address: str,
     title: str,
@@ -215,6 +230,7 @@ def summary_markdown(
         "wall seconds": f"{summary['wall_seconds']:,.0f}",
         "frames a second": f"{summary['frames_per_second']:.2f}",
         "device-hours": f"{summary['device_hours']:.3f}",
+        **_waits(summary.get("utilisation")),
         **{f"{name}, seconds": f"{s:,.0f}" for name, s in summary["seconds_by_stage"].items()},
     }
     if summary["cost"] is not None:

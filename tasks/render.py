@@ -160,6 +160,12 @@ class RenderRun:
             # In a thread of its own: a signal handler must not wait for a lock.
             threading.Thread(target=self._crew.interrupt).start()
 
+    def utilisation(self) -> dict[str, Any] | None:
+        """What the actors did, and for how long they had nothing to do; None where there are none."""
+        if self._crew is None or not self._started:
+            return None
+        return self._crew.pipeline().utilisation.record()
+
     @property
     def is_interrupted(self) -> bool:
         return self._interrupted.is_set()
@@ -291,6 +297,7 @@ def publish_run(
         title=title,
         price_per_hour=price_per_hour,
         since=run.began,
+        utilisation=run.utilisation(),
     )
     shards = [shard.cells() for _, shard in sorted(run.shards.items())]
     leave_artifacts(run.folder, title, summary, shards)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -137,19 +137,27 @@ def _overlaps(edges: Array, begins: Array, ends: Array) -> Array:
     return np.diff(before)
 
 
-def write_throughput(folder: RunFolder, since: datetime | None = None) -> str | None:
-    """Draw throughput.svg into the run folder; returns the picture, None where no row had ended."""
+def write_throughput(
+    folder: RunFolder,
+    since: datetime | None = None,
+    utilisation: Mapping[str, Any] | None = None,
+) -> str | None:
+    """Draw throughput.svg into the run folder; returns the picture, None where no row had ended.
+
+    Args:
+        utilisation: the record of what each actor did; see `tasks.utilisation`.
+    """
     made = timeline(folder, since)
     if made is None:
         return None
-    svg = draw(made)
+    svg = draw(made, utilisation)
     with write_aside(folder.throughput_file) as aside:
         aside.write_text(svg, "utf-8")
     return svg
 
 
-def draw(made: Timeline) -> str:
-    """A timeline as a picture: an SVG document."""
+def draw(made: Timeline, utilisation: Mapping[str, Any] | None = None) -> str:
+    """A timeline as a picture, with what each actor did where that is known: an SVG document."""
     # Of fonts it looks for and finds elsewhere, and of folders for them, nobody needs to hear.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib
@@ -160,10 +168,16 @@ def draw(made: Timeline) -> str:
         unit for unit in _TIME_UNITS if edges[-1] >= 2 * unit[0] or unit[0] == 1
     )
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(8, 4.2), layout="constrained")
-        top, bottom = figure.subplots(2, 1, sharex=True)
+        actors = utilisation["actors"] if utilisation else []
+        figure = Figure(figsize=(8, 5.4 if actors else 4.2), layout="constrained")
+        top, middle, *more = figure.subplots(3 if actors else 2, 1, sharex=True)
         _draw_rates(top, made, edges / scale)
-        _draw_actors(bottom, made, edges / scale)
+        _draw_actors(middle, made, edges / scale)
+        bottom = middle
+        if utilisation and more:
+            bottom = more[0]
+            _draw_each_actor(bottom, utilisation, made.begin, scale)
+            bottom.set_xlim(0, edges[-1] / scale)
         bottom.set_xlabel(f"{time_unit} since {made.begin:%Y-%m-%d %H:%M:%S} UTC")
         bottom.margins(x=0)
         buffer = io.StringIO()
@@ -202,6 +216,28 @@ def _draw_actors(axes: Axes, made: Timeline, edges: Array) -> None:
     axes.set_ylim(bottom=0)
     if floor.any():
         axes.legend(**_LEGEND)
+
+
+def _draw_each_actor(
+    axes: Axes, utilisation: Mapping[str, Any], begin: datetime, scale: float
+) -> None:
+    """A row for each actor, samplers above: the darker, the more of that time it had a row."""
+    actors = utilisation["actors"]
+    spans = max(len(actor["busy_percent"]) for actor in actors)
+    busy = np.zeros((len(actors), spans))
+    for line, actor in zip(busy, actors, strict=True):
+        line[: len(actor["busy_percent"])] = actor["busy_percent"]
+    left = (datetime.fromisoformat(utilisation["begin"]) - begin).total_seconds()
+    right = left + spans * utilisation["span_seconds"]
+    extent = (left / scale, right / scale, len(actors), 0)
+    axes.imshow(
+        busy, cmap="Blues", vmin=0, vmax=100, aspect="auto", extent=extent, interpolation="nearest"
+    )
+    stages = [actor["stage"] for actor in actors]
+    names = sorted(set(stages), key=stages.index)
+    axes.set_yticks([stages.index(name) + stages.count(name) / 2 for name in names], names)
+    axes.tick_params("y", length=0)
+    axes.set_ylabel("each actor")
 
 
 _TIME_UNITS = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))

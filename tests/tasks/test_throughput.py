@@ -103,3 +103,16 @@ def test_nothing_ended(tmp_path: Path) -> None:
     folder = folder_with(tmp_path)
     assert write_throughput(folder) is None
     assert not folder.throughput_file.exists()
+
+
+def test_each_actor_has_its_row(tmp_path: Path) -> None:
+    """Where it is known what each actor did, the picture names their stages; else it does not."""
+    made = timeline(folder_with(tmp_path, row(0, 0, 30, num_frames=8)))
+    assert made is not None
+    actors = [
+        {"stage": stage, "actor": 0, "busy_percent": [0, 100]} for stage in ("sample", "post")
+    ]
+    record = {"begin": after(-5).isoformat(), "span_seconds": 10.0, "actors": actors}
+    words = {element.text for element in ElementTree.fromstring(draw(made, record)).iter()}
+    assert {"each actor", "sample", "post"} <= words
+    assert "each actor" not in draw(made)
