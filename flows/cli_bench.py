@@ -34,3 +34,25 @@ def bench_plan(
 
     runs = min(100_000, max(1000, rows // 5)) if run_rows is None else run_rows
     _tell(plan.plan(rows, runs), plan.text, as_json)
+
+
+@app.command("scale")
+def bench_scale(
+    actors: Annotated[int, typer.Option(help="That sleep over each batch.")] = 64,
+    batches: Annotated[int, typer.Option(help="For each of them.")] = 16,
+    seconds: Annotated[float, typer.Option(help="Of sleep in a batch.")] = 2.0,
+    real: Annotated[
+        bool, typer.Option(help="One and two real samplers of zs2-mini, too, of a thread each.")
+    ] = False,
+    rows: Annotated[int, typer.Option(help="For each real sampler in a round.")] = 6,
+    pairs: Annotated[int, typer.Option(help="Rounds of one and of two.")] = 3,
+    as_json: JsonOption = False,
+) -> None:
+    """How busy one driver keeps many actors, and what a second sampler adds."""
+    from flows.bench import scale
+
+    _tell(
+        scale.scale(actors, batches, seconds, real=real, rows=rows, pairs=pairs),
+        scale.text,
+        as_json,
+    )

@@ -23,7 +23,7 @@ _BAD_USAGE = {
     "zs2.models.ModelError",
 }
 _CANNOT_GO_ON = {
-    "flows.bench.plan.BenchError",
+    "flows.bench.steps.BenchError",
     "flows.errors.RenderError",
     "flows.embedded.PrefectServerError",
     "manifests.files.LockedError",

@@ -33,7 +33,10 @@ class ClusterError(RuntimeError):
 
 
 def connect(
-    address: str | None = None, local_gpus: int | None = None, metrics_port: int | None = None
+    address: str | None = None,
+    local_gpus: int | None = None,
+    metrics_port: int | None = None,
+    local_cpus: int | None = None,
 ) -> list[Resources]:
     """Join the Ray cluster at `address`, or start a local one; returns what each node has.
 
@@ -41,6 +44,7 @@ def connect(
         address: as `ray.init` takes it; None starts a local cluster, and never joins one by chance.
         local_gpus: GPUs of the local cluster; None lets Ray find them.
         metrics_port: where the local cluster serves its metrics; None lets Ray choose.
+        local_cpus: logical CPUs of the local cluster; None is the cores that this process may use.
 
     Raises:
         ClusterError: no cluster there.
@@ -49,7 +53,7 @@ def connect(
     # Ray prints what it hears of died workers to standard output, where `--json` has its result.
     ray._private.worker.print_to_stdstream = _log_what_ray_says  # pyright: ignore
     with _own_sigterm():
-        _join(address, local_gpus, metrics_port)
+        _join(address, local_gpus, metrics_port, local_cpus)
     return nodes()
 
 
@@ -172,7 +176,9 @@ def _why_not_joined(address: str, error: Exception) -> str:
     )
 
 
-def _join(address: str | None, local_gpus: int | None, metrics_port: int | None) -> None:
+def _join(
+    address: str | None, local_gpus: int | None, metrics_port: int | None, local_cpus: int | None
+) -> None:
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is not None:
         try:
@@ -181,7 +187,7 @@ def _join(address: str | None, local_gpus: int | None, metrics_port: int | None)
         except Exception as error:  # Ray raises what comes, also bare Exceptions
             raise ClusterError(_why_not_joined(address, error)) from error
     else:
-        cores = len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0)) if local_cpus is None else local_cpus
         try:
             own = {"num_cpus": cores, "num_gpus": local_gpus, "_metrics_export_port": metrics_port}
             _start_local({**own, **common})

@@ -39,6 +39,7 @@ class Cluster:
 
     address: str | None = None
     local_gpus: int | None = None
+    local_cpus: int | None = None
     samplers: int | None = None
     threads: int = 1
     gpus_per_sampler: float = 1.0
@@ -180,7 +181,7 @@ class Crew:
         from tasks.pool import ActorPool
 
         cluster = self._cluster
-        connect(cluster.address, cluster.local_gpus, cluster.metrics_port)
+        connect(cluster.address, cluster.local_gpus, cluster.metrics_port, cluster.local_cpus)
         seconds = 0.0 if cluster.address is None else cluster.wait  # a local one does not grow
         patience = Patience(seconds, self._tell, self._interrupted)
         await_size(cluster.min_nodes, cluster.min_gpus, patience)

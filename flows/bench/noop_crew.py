@@ -1,8 +1,10 @@
-"""A crew whose actors do nothing at all: what is left of a run is the driver's own work."""
+"""A crew whose actors do nothing, or sleep: what is left of a run is the driver's own work."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
 import ray
@@ -17,18 +19,22 @@ class NoopActor:
 
     Args:
         stage: sample, or another.
+        seconds: that it sleeps over each row first.
     """
 
-    def __init__(self, stage: str) -> None:
+    def __init__(self, stage: str, seconds: float = 0.0) -> None:
         self.stage = stage
+        self.seconds = seconds
 
     @ray.method(num_returns="streaming")
     def run(self, job: Job, chunks: Any) -> Generator[dict[str, Any]]:
         """See `tasks.actors`."""
-        row = job.row
+        row, began = job.row, time.perf_counter()
+        if self.seconds:
+            time.sleep(self.seconds)
         if self.stage == "sample":
-            kl = [row.kl_target] * (row.num_frames - 1)
-            yield {"kl_achieved": kl, "device": "none", "seconds_sample": 0.0}
+            kl, seconds = [row.kl_target] * (row.num_frames - 1), time.perf_counter() - began
+            yield {"kl_achieved": kl, "device": "none", "seconds_sample": seconds}
             return
         yield {
             "file_name": f"videos/{job.digest[:2]}/{row.id}.mp4",
@@ -42,14 +48,23 @@ class NoopActor:
         }
 
 
-def noop_crew(cluster: Cluster, root: str, rows: int) -> Crew:
-    """Begin a crew of the usual pools, pipeline and placement, and of actors that do nothing."""
-    return Crew(cluster, root, rows, spawners=_spawners)
+def noop_crew(cluster: Cluster, root: str, rows: int, seconds: float = 0.0) -> Crew:
+    """Begin a crew of the usual pools, pipeline and placement, and of actors that do nothing.
+
+    Args:
+        seconds: that samplers sleep over each row.
+    """
+    return Crew(cluster, root, rows, spawners=partial(_spawners, seconds=seconds))
 
 
-def _spawners(placement: Placement, root: str) -> dict[str, Callable[[], Any]]:
-    def starts(stage: str) -> Callable[[], Any]:
-        options = {"num_cpus": 0, "num_gpus": 0, "max_restarts": 0}
-        return lambda: ray.remote(NoopActor).options(**options).remote(stage)
+def start_noop(stage: str, seconds: float = 0.0) -> Any:
+    """Start one such actor."""
+    options = {"num_cpus": 0, "num_gpus": 0, "max_restarts": 0}
+    return ray.remote(NoopActor).options(**options).remote(stage, seconds)
 
-    return {stage: starts(stage) for stage in placement.spawners(root)}
+
+def _spawners(placement: Placement, root: str, *, seconds: float) -> dict[str, Callable[[], Any]]:
+    return {
+        stage: partial(start_noop, stage, seconds if stage == "sample" else 0.0)
+        for stage in placement.spawners(root)
+    }

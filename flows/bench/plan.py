@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flows.bench.machine import machine, machine_lines
 from flows.bench.plan_steps import STEPS, WARM_ROWS
+from flows.bench.steps import in_own_process
 from flows.console import table
 from flows.errors import UsageError
 
@@ -22,10 +20,6 @@ MOST_GROWTH = 5.0  # MB of the run's driver, from its row 10,000 (or a tenth) to
 SECONDS = {"plan": 60.0, "resume after a kill": 30.0, "resume": 30.0}  # of a million rows
 LEAST_SPEAKING = 100_000  # rows; what fewer cost says little of a million: models are hashed, too
 DOES_NOT_COUNT = ("make", "record")  # they prepare what the others measure
-
-
-class BenchError(RuntimeError):
-    """A step that failed; the message has what it said."""
 
 
 def plan(rows: int, run_rows: int) -> dict[str, Any]:
@@ -50,26 +44,12 @@ def plan(rows: int, run_rows: int) -> dict[str, Any]:
     steps: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="zs2-bench-") as folder:
         for name in STEPS:
-            measured = _measure(name, folder, rows, run_rows)
+            measured = in_own_process(
+                "flows.bench.plan_steps", name, folder, str(rows), str(run_rows)
+            )
             if name not in DOES_NOT_COUNT:
                 steps[name] = measured | judged(name, measured)
     return {"machine": machine(), "steps": steps}
-
-
-def _measure(name: str, folder: str, rows: int, run_rows: int) -> dict[str, Any]:
-    command = [
-        sys.executable,
-        "-m",
-        "flows.bench.plan_steps",
-        name,
-        folder,
-        str(rows),
-        str(run_rows),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BenchError(f"zs2 bench plan: the step {name!r} failed\n{done.stderr.strip()[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def judged(name: str, measured: Mapping[str, Any]) -> dict[str, Any]:

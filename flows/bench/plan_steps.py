@@ -6,7 +6,6 @@ it has to say.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -14,7 +13,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +30,9 @@ from tasks.job import Engine, parameters
 from tasks.kin import Kind, PlannedRow, planned_rows
 from tasks.plan import make_plan
 from tasks.publish import Tally, publish
+
+if TYPE_CHECKING:
+    from tasks.crew import Crew
 
 MANIFEST, RUN_MANIFEST, OUT, RUN_OUT = "manifest.parquet", "run.parquet", "out", "run"
 CHUNK = 100_000  # rows written at once
@@ -183,8 +185,8 @@ def publish_all(folder: Path, rows: int, run_rows: int) -> dict[str, Any]:
 
 def run(folder: Path, rows: int, run_rows: int) -> dict[str, Any]:
     """The flow itself, with actors that do nothing: Prefect, Ray, pools, pipeline and journal."""
+    from flows.bench.flow_run import run_flow
     from flows.bench.noop_crew import noop_crew
-    from flows.embedded import embedded_prefect
     from flows.settings import RenderSettings
 
     settings = RenderSettings()  # pyright: ignore[reportCallIssue]
@@ -200,15 +202,10 @@ def run(folder: Path, rows: int, run_rows: int) -> dict[str, Any]:
             now = time.perf_counter(), time.process_time()
             marks.append((ended, *now, memory("VmRSS")))
 
-    out = RunFolder(folder / RUN_OUT).create()
-    crew = noop_crew(settings.cluster(), out.address, run_rows)
-    with contextlib.ExitStack() as stack:
-        stack.callback(crew.close)
-        stack.enter_context(embedded_prefect())
-        from flows.render_manifest import Caller, caller, render_manifest
+    def crew(root: str) -> Crew:
+        return noop_crew(settings.cluster(), root, run_rows)
 
-        caller.set(Caller(on_row=on_row, crew=crew))
-        summary = render_manifest(str(folder / RUN_MANIFEST), str(out.root), settings)
+    summary = run_flow(folder / RUN_MANIFEST, folder / RUN_OUT, settings, crew, on_row)
     assert summary["rows"]["ok"] == run_rows
     (_, begun, used, _), *_, late = marks
     mb_by_row = {row: mb for row, _, _, mb in marks}
