@@ -12,8 +12,8 @@ Reading order, one concept a file:
 
 What the sampler leans on: `schedulers` (step noise that follows the clip), `conditions` (text and source
 clips, frame by frame), `per_frame` (cut to a segment), `controlnet` (guidance inside the segments), `relay`
-(one clip on several samplers), `decoding`, `arguments` and `request`
-(a call, checked), `clip` (its result).
+(one clip on several samplers), `speed` and `reuse` (what may be left out), `decoding`, `arguments` and
+`request` (a call, checked), `clip` (its result).
 
 Checkpoints: `models` (names, families), `addons` (ControlNet, LoRA, IP-Adapter), `checkpoints` (their
 files). Signals: `control` (edges, depth), `optical_flow`, `metrics`. What ZS² is compared with:

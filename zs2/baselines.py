@@ -142,6 +142,11 @@ def text2video_zero(
     for name in SETTLED:
         if name in kwargs:
             raise ValueError(f"{name}: expected none, as Text2Video-Zero settles it; leave it out")
+    if kwargs.get("speed", DEFAULTS.speed) != DEFAULTS.speed:
+        raise ValueError(
+            f"speed: expected {DEFAULTS.speed}, as Text2Video-Zero denoises in parts, found "
+            f"{kwargs['speed']!r}; leave it out"
+        )
     if seed is not None and generator is not None:
         raise ValueError("expected seed or generator, found both; leave one out")
     steps = sampler.defaults.num_inference_steps

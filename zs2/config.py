@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from zs2.checks import at_least_one, in_range, one_of, spread
+from zs2.speed import SPEEDS
+
 NOISE_MODELS = ("dependency", "iid", "mixed", "progressive")
 SOLVERS = ("expected", "exact", "search", "algorithm1")
 CHAINS = ("exact", "anchor")
@@ -27,6 +30,7 @@ class ClipConfig:
         kl_target: λ, one value or n−1 of them; 0 is a still clip.
         solver, noise_candidates: how λ becomes a noise, see `zs2.noise`.
         momentum: μ, one value or n of them (the first is not used).
+        speed: `exact`, or `fast`, which leaves work out: see `zs2.speed`.
 
     Raises:
         ValueError: saying what was expected and what was found.
@@ -41,15 +45,17 @@ class ClipConfig:
     solver: str = "expected"
     noise_candidates: int = 1
     momentum: float | tuple[float, ...] = 0.98
+    speed: str = "exact"
 
     def __post_init__(self) -> None:
-        _at_least_one("num_frames", self.num_frames)
-        _at_least_one("noise_candidates", self.noise_candidates)
-        _one_of("chain", self.chain, CHAINS)
-        _one_of("noise", self.noise, NOISE_MODELS)
-        _one_of("solver", self.solver, SOLVERS)
+        at_least_one("num_frames", self.num_frames)
+        at_least_one("noise_candidates", self.noise_candidates)
+        one_of("chain", self.chain, CHAINS)
+        one_of("noise", self.noise, NOISE_MODELS)
+        one_of("solver", self.solver, SOLVERS)
+        one_of("speed", self.speed, tuple(SPEEDS))
         if self.segment_frames is not None:
-            _at_least_one("segment_frames", self.segment_frames)
+            at_least_one("segment_frames", self.segment_frames)
             if self.segment_frames > self.num_frames:
                 raise ValueError(
                     f"segment_frames: expected at most num_frames={self.num_frames}, "
@@ -62,8 +68,8 @@ class ClipConfig:
             )
         if self.alpha is not None and not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha: expected a number in [0, 1], found {self.alpha}")
-        _in_range("kl_target", self.kl_targets, 0.0, math.inf)
-        _in_range("momentum", self.momentums, 0.0, 1.0)
+        in_range("kl_target", self.kl_targets, 0.0, math.inf)
+        in_range("momentum", self.momentums, 0.0, 1.0)
 
     @property
     def frames_per_call(self) -> int:
@@ -78,12 +84,12 @@ class ClipConfig:
     @property
     def kl_targets(self) -> tuple[float, ...]:
         """λ for every frame pair: n−1 values."""
-        return _spread("kl_target", self.kl_target, self.num_frames - 1, "num_frames − 1")
+        return spread("kl_target", self.kl_target, self.num_frames - 1, "num_frames − 1")
 
     @property
     def momentums(self) -> tuple[float, ...]:
         """μ for every frame: n values."""
-        return _spread("momentum", self.momentum, self.num_frames, "num_frames")
+        return spread("momentum", self.momentum, self.num_frames, "num_frames")
 
     def frame_prompts(self, prompts: Sequence[str]) -> list[int]:
         """The index of each frame's prompt: one prompt for all, or one per segment (a storyboard).
@@ -100,37 +106,6 @@ class ClipConfig:
                 f"found {len(prompts)}"
             )
         return [frame // self.frames_per_call for frame in range(self.num_frames)]
-
-
-def _spread(
-    name: str, value: float | tuple[float, ...], count: int, meaning: str
-) -> tuple[float, ...]:
-    if isinstance(value, int | float):
-        return (float(value),) * count
-    if len(value) == 1:
-        return (float(value[0]),) * count
-    if len(value) != count:
-        raise ValueError(
-            f"{name}: expected one number or {meaning} = {count} of them, found {len(value)}"
-        )
-    return tuple(float(v) for v in value)
-
-
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name}: expected a whole number of at least 1, found {value}")
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}: expected one of {', '.join(allowed)}, found {value!r}")
-
-
-def _in_range(name: str, values: tuple[float, ...], low: float, high: float) -> None:
-    for value in values:
-        if not (low <= value <= high and math.isfinite(value)):
-            wanted = f"a number in [{low:g}, {high:g}]" if math.isfinite(high) else f"≥ {low:g}"
-            raise ValueError(f"{name}: expected {wanted}, found {value}")
 
 
 DEFAULTS = ClipConfig()

@@ -41,7 +41,8 @@ class Request:
 
     Raises:
         ValueError: more steps than the scheduler can take; in_between with what is given for the
-            clip's own frames only; a share that is no run of segments, or of given latents.
+            clip's own frames only; a share that is no run of segments, or of given latents; a speed
+            that does not go with editing.
     """
 
     config: ClipConfig
@@ -60,6 +61,11 @@ class Request:
     def __post_init__(self) -> None:
         if self.call.get("timesteps") is None and self.call.get("sigmas") is None:
             check_steps(self.scheduler, self.text.pipe.scheduler, self.call["num_inference_steps"])
+        if self.video is not None and self.config.speed != "exact":
+            raise ValueError(
+                f"speed: expected exact with video, whose three-way guidance has no last copy to go on "
+                f"with, found {self.config.speed}; leave it out"
+            )
         if self.in_between < 1:
             raise ValueError(f"in_between: expected at least 1, found {self.in_between}")
         if self.share is not None:

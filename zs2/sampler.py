@@ -41,8 +41,10 @@ from zs2.request import (
     source_of,
     storyboards_of,
 )
+from zs2.reuse import shortcuts
 from zs2.schedulers import scheduling
 from zs2.segments import segmented
+from zs2.speed import SPEEDS, steps_of
 
 OUTPUT_TYPES = ("np", "pil", "latent")
 
@@ -117,6 +119,7 @@ class ZS2Sampler:
         solver: str = DEFAULTS.solver,
         noise_candidates: int = DEFAULTS.noise_candidates,
         momentum: float | Sequence[float] = DEFAULTS.momentum,
+        speed: str = DEFAULTS.speed,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
@@ -150,10 +153,11 @@ class ZS2Sampler:
             seed: of the clip, 0 ≤ seed < 2^63, or a list with one per clip; drawn when absent.
             generator: instead of `seed`, the caller's own; several clips draw from it in turn.
             num_frames, segment_frames, chain, noise, alpha, kl_target, solver, noise_candidates,
-                momentum: see `ClipConfig`.
+                momentum, speed: see `ClipConfig`.
             height, width: pixels, multiples of 8; default the model's, or those of `video`.
             num_inference_steps, guidance_scale: default the model's own, else its pipeline's.
-            scheduler: a short name of `zs2.schedulers`; default the pipeline's own.
+            scheduler: a short name of `zs2.schedulers`; default the pipeline's own. For steps and
+                scheduler at speed `fast` see `zs2.speed.steps_of`.
             latents: initial noise, instead of the noise model's; λ then has no say in the noise that
                 a stochastic scheduler adds.
             long_prompt, clip_skip, prompt_2, negative_prompt_2: see `zs2.conditions.TextEncoding`.
@@ -189,13 +193,17 @@ class ZS2Sampler:
             solver=solver,
             noise_candidates=whole("noise_candidates", noise_candidates),
             momentum=per_frame("momentum", momentum),
+            speed=speed,
         )
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type: expected one of {OUTPUT_TYPES}, found {output_type!r}")
         if seed is not None and generator is not None:
             raise ValueError("expected seed or generator, found both; leave one out")
         own = self.defaults
-        steps = own.num_inference_steps if num_inference_steps is None else num_inference_steps
+        steps = num_inference_steps
+        if steps is None and any(pipe_kwargs.get(name) for name in ("timesteps", "sigmas")):
+            steps = own.num_inference_steps  # named, in other words
+        scheduler, steps = steps_of(speed, scheduler, steps, own.num_inference_steps)
         guidance = own.guidance_scale if guidance_scale is None else guidance_scale
         call: dict[str, Any] = {
             **pipe_kwargs,
@@ -294,7 +302,7 @@ class ZS2Sampler:
         """Momentum attention, segments and scheduler, in place while the context is open."""
         config = request.config
         state, n, m = fine.state(), fine.num_frames, config.frames_per_call
-        control = None
+        control, schedule = None, lambda: pipe.scheduler.timesteps
         several = config.num_frames > 1  # one is its own average: its attention stays the user's
         with ExitStack() as contexts:
             if several:
@@ -307,9 +315,13 @@ class ZS2Sampler:
                 guides = [
                     replace(guide, frames=fine.own(guide.frames)) for guide in request.controls
                 ]
-                control = ControlRun(guides, *request.size, lambda: pipe.scheduler.timesteps)
+                control = ControlRun(guides, *request.size, schedule)
+            nets = [guide.net for guide in request.controls]
+            taken = contexts.enter_context(
+                shortcuts(SPEEDS[config.speed], pipe.unet, nets, schedule)
+            )
             contexts.enter_context(
-                segmented(pipe.unet, n, m, state, control, fine.plan, request.share)
+                segmented(pipe.unet, n, m, state, control, fine.plan, request.share, taken)
             )
             contexts.enter_context(scheduling(pipe, request.scheduler, trace, fine))
             return contexts.pop_all()

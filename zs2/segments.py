@@ -21,11 +21,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zs2.attention import MomentumState
+from zs2.patching import forward_as
 from zs2.per_frame import PER_FRAME_ARGUMENTS, take_rows
 
 if TYPE_CHECKING:
     from zs2.controlnet import ControlRun
     from zs2.relay import Share
+    from zs2.reuse import Shortcuts
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,16 @@ def segmented(
     control: ControlRun | None = None,
     plan: list[Segment] | None = None,
     share: Share | None = None,
+    taken: Shortcuts | None = None,
 ) -> Generator[None]:
     """Run `unet` in segments, or in the calls of `plan`, carrying `state` through them.
 
     `control` runs inside the same segments, before each UNet call, and gives it residuals. Where the
-    batch holds a `share` of the clip, what `state` begins and ends with passes through it. The number of
-    frames is given, never guessed from the batch; a batch that is not a multiple of it raises ValueError.
+    batch holds a `share` of the clip, what `state` begins and ends with passes through it. `taken` may
+    leave guidance copies out, for which the prompt's own answers then. The number of frames is given,
+    never guessed from the batch; a batch that is not a multiple of it raises ValueError.
     """
     whole: Callable[..., Any] = unet.forward
-    had_own = "forward" in unet.__dict__  # offload hooks put their forward on the instance
     plan = plan or segments(num_frames, segment_frames)
     calls = count()
 
@@ -97,10 +100,13 @@ def segmented(
             state.carried.update(share.receive(call))
         if control is not None:
             control.next_step()
+        first = 0 if taken is None else taken.next_call(copies)
         outputs: list[Tensor] = []
         for segment in plan:
             state.enter_segment(segment.start, segment.count, segment.padded_count)
-            rows = segment.rows(copies, num_frames, sample.device)
+            rows = segment.rows(copies, num_frames, sample.device)[first * segment.padded_count :]
+            if taken is not None:
+                taken.enter_segment(segment.start, len(rows))
             chosen = {
                 name: take_rows(value, rows, batch) if name in PER_FRAME_ARGUMENTS else value
                 for name, value in kwargs.items()
@@ -116,19 +122,14 @@ def segmented(
                     chosen.get("added_cond_kwargs"),
                 )
             output = whole(chosen_sample, chosen_timestep, return_dict=False, **chosen)
-            outputs.append(output[0].unflatten(0, (copies, -1))[:, : segment.count])
+            outputs.append(output[0].unflatten(0, (copies - first, -1))[:, : segment.count])
         if share is not None and share.stop < len(state.momentum):
             share.send(call, dict(state.carried))
-        prediction = torch.cat(outputs, dim=1).flatten(0, 1)
+        prediction = torch.cat(outputs, dim=1)
+        if first:  # equal copies: guidance then adds their difference, 0
+            prediction = prediction.expand(copies, *prediction.shape[1:])
+        prediction = prediction.flatten(0, 1)
         return UNet2DConditionOutput(sample=prediction) if return_dict else (prediction,)
 
-    unet.forward = forward
-    try:
+    with forward_as(unet, forward):
         yield
-    finally:
-        # not ours any more where the pipeline has put its offload hooks on anew
-        is_ours = unet.__dict__.get("forward") is forward
-        if is_ours and had_own:
-            unet.forward = whole
-        elif is_ours:
-            del unet.forward

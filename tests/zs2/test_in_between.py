@@ -19,13 +19,24 @@ def sampled(pipe: Any, **more: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "in_between"), [("ddim", 4), ("dpm++", 2), ("euler_a", 2), ("pndm", 2)]
+    ("scheduler", "in_between", "speed"),
+    [
+        ("ddim", 4, "exact"),
+        ("dpm++", 2, "exact"),
+        ("euler_a", 2, "exact"),
+        ("pndm", 2, "exact"),
+        ("dpm++", 2, "fast"),
+    ],
 )
-def test_given_frames_are_those_without(tiny_pipe: Any, scheduler: str, in_between: int) -> None:
+def test_given_frames_are_those_without(
+    tiny_pipe: Any, scheduler: str, in_between: int, speed: str
+) -> None:
     """(n−1)·k+1 frames, of which every k-th is bit by bit the clip's own, also where the scheduler adds
-    noise, the clip has several segments and the last one is padded; the others are new pictures."""
-    plain = sampled(tiny_pipe, scheduler=scheduler)
-    fine = sampled(tiny_pipe, scheduler=scheduler, in_between=in_between)
+    noise, the clip has several segments and the last one is padded, and where deep features are reused
+    and guidance ends; the others are new pictures."""
+    settings = {"scheduler": scheduler, "speed": speed, "num_inference_steps": 4}
+    plain = sampled(tiny_pipe, **settings)
+    fine = sampled(tiny_pipe, **settings, in_between=in_between)
     assert fine.frames.shape[0] == 4 * in_between + 1
     assert torch.equal(fine.latents[::in_between], plain.latents)
     assert np.array_equal(fine.frames[::in_between], plain.frames)
