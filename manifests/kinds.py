@@ -230,15 +230,9 @@ def names(expected: str) -> Kind:
     return Kind(expected, "text", parse, lists=True)
 
 
-def choice(
-    options: Sequence[str], unbuilt: Sequence[str] = (), *, named: Sequence[str] = ()
-) -> Kind:
-    """One of the named options. Those `unbuilt` are known but refused, plainly; those `named` may
-    be followed by a colon and a name."""
+def choice(options: Sequence[str], *, named: Sequence[str] = ()) -> Kind:
+    """One of the named options. Those `named` may be followed by a colon and a name."""
     expected = quoted([*options, *(f"{option}:NAME" for option in named)])
-    if unbuilt:
-        verb = "is" if len(unbuilt) == 1 else "are"
-        expected += f" ({', '.join(f'`{name}`' for name in unbuilt)} {verb} not built yet)"
     allowed = frozenset(options)
 
     def parse(value: Any) -> str:
@@ -246,7 +240,7 @@ def choice(
             option, _, name = value.partition(":")
             if value in allowed or (option in named and name.strip() and "\0" not in name):
                 return value
-        raise KindError(expected, _meant(value, options) if value not in unbuilt else "")
+        raise KindError(expected, _meant(value, options))
 
     return Kind(expected, "text", parse)
 

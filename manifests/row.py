@@ -12,6 +12,7 @@ from manifests.best_by import DEFAULT as BEST_BY
 from manifests.best_by import OF_PAIRS, parse_best_by
 from manifests.columns import (
     COLUMNS,
+    FAST_SCHEDULER,
     LEAST_FPS,
     LEAST_SIDE,
     MAX_SIDE,
@@ -123,6 +124,7 @@ class ManifestRow:
 
 
 _BASE: dict[str, Any] = {column.name: column.default for column in COLUMNS.values()}
+_BASE["scheduler"] = None  # until `_check_speed` knows whether steps are named
 _PARSERS = {name: column.kind.parse for name, column in COLUMNS.items()}
 
 assert {field.name for field in fields(ManifestRow)} == {*COLUMNS, "meta"}
@@ -204,6 +206,8 @@ def _check_together(
         _check_best(row, own, faults)
     if not bad & {"temporal_sr", "temporal_scale", "control_video", "source_video"}:
         _check_in_between(row, own, faults)
+    if not bad & {"speed", "scheduler", "num_inference_steps", "source_video"}:
+        _check_speed(row, own, faults)
     adapts = _is_wanted(row, own, bad, ("ip_adapter", "ip_adapter_image"), faults)
     _check_use(row, own, bad, ("ip_adapter_scale",), adapts, "no ip_adapter", faults)
 
@@ -321,6 +325,19 @@ def _check_in_between(row: dict[str, Any], own: Mapping[str, Any], faults: list[
     elif given is not None:
         expected = f"`flow` or `model:FILE`, as there is a {given}"
         faults.append(Fault("temporal_sr", expected, "`latent`", "or leave it null"))
+
+
+def _check_speed(row: dict[str, Any], own: Mapping[str, Any], faults: list[Fault]) -> None:
+    """Edits are exact; a fast row that names neither scheduler nor steps has the solver of few steps."""
+    if row["speed"] == "fast" and row["source_video"] is not None:
+        if own.get("speed") is None:
+            row["speed"] = COLUMNS["speed"].default
+        else:
+            expected = "`exact`, as there is a source_video"
+            faults.append(Fault("speed", expected, "`fast`", "or leave it null"))
+    if row["scheduler"] is None:
+        is_few = row["speed"] == "fast" and row["num_inference_steps"] is None
+        row["scheduler"] = FAST_SCHEDULER if is_few else COLUMNS["scheduler"].default
 
 
 def _check_control(

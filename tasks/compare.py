@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from manifests.columns import COLUMNS
 from manifests.digest import digest_of
 from manifests.row import ManifestRow, parse_row
 from manifests.storage import SUFFIXES, make_folder, write_aside
@@ -102,6 +103,11 @@ def plan_clips(
         if plain.in_between > 1:
             raise CompareError(
                 f"{plain.id}: temporal_sr: expected flow or a model in a comparison, found latent, "
+                "which not every method can sample"
+            )
+        if plain.speed != COLUMNS["speed"].default:
+            raise CompareError(
+                f"{plain.id}: speed: expected exact in a comparison, found {plain.speed}, "
                 "which not every method can sample"
             )
         for take, method in itertools.product(range(seeds), methods):

@@ -19,12 +19,18 @@ from zs2.addons import AddOn
 from zs2.clip_score import ScorerInfo
 from zs2.models import ModelInfo
 from zs2.post_models import PostModel
+from zs2.speed import SPEEDS, Pictures, steps_of
 
 RECIPE = "1"  # raised whenever the same settings begin to give other bytes
 
 # UNet pictures that one with a ControlNet beside it costs: the net has 0.35 of the UNet's operations in
 # SD 1.5 at 512 pixels and 0.45 in SDXL at 1024, counted by torch.utils.flop_counter.
 CONTROLNET_COST = 1.4
+
+# What of one remains where deep features are reused (`zs2.reuse`), counted the same way: 0.38 in SD 1.5,
+# 0.46 in SD 2.1 at 768 pixels, 0.57 in zs2-mini; SDXL has next to nothing in its outermost blocks.
+SHALLOW_COST = 0.4
+SHALLOW_COST_SDXL = 0.07
 
 CALL_DEADLINE = 3600.0  # seconds that one stage of one row may take
 
@@ -152,21 +158,22 @@ class Job:
     def unet_calls(self) -> int:
         """UNet calls of the clip and the other candidates: segments, and those of frames in between,
         times steps (PNDM takes one step more)."""
-        row, steps = self.row, self.row.num_inference_steps or 0
-        runs = [steps] * row.best_of
-        if row.best_by is not None and (ranked := parse_best_by(row.best_by).steps) is not None:
-            runs = [ranked] * row.best_of + [steps]
-        return self._segments * sum(run + (row.scheduler == "pndm") for run in runs)
+        return self._segments * sum(self._runs)
 
     @property
     def unet_pictures(self) -> int:
         """Pictures through the UNet, padding and guidance copies included: two with guidance, three
         where a clip is edited by instruction."""
-        return self.unet_calls * self.row.segment_frames * self.unet_copies
+        return self._pictures.all
+
+    @property
+    def shallow_pictures(self) -> int:
+        """Those of `unet_pictures` of which the outermost blocks alone are computed."""
+        return self._pictures.shallow
 
     @property
     def unet_copies(self) -> int:
-        """Pictures of each frame in a UNet call."""
+        """Pictures of each frame in a UNet call, as long as it is guided."""
         return (3 if self.model.edits else 2) if self.is_guided else 1
 
     @property
@@ -192,11 +199,32 @@ class Job:
     @property
     def native_pictures(self) -> float:
         """`unet_pictures` in pictures of the model's own size, by area: what a rate is counted in.
-        One with a ControlNet beside it counts as CONTROLNET_COST."""
+        One with a ControlNet beside it counts as CONTROLNET_COST, a shallow one as SHALLOW_COST."""
         height, width = self.row.height or 0, self.row.width or 0
         cost = CONTROLNET_COST if self.conditions.controlnet else 1.0
-        pictures = self.unet_pictures * cost
+        is_sdxl = self.model.pipeline == "StableDiffusionXLPipeline"
+        spared = 1 - (SHALLOW_COST_SDXL if is_sdxl else SHALLOW_COST)
+        made = self._pictures
+        pictures = (made.all - spared * made.shallow) * cost
         return pictures * (height * width) / (self.model.height * self.model.width)
+
+    @property
+    def _runs(self) -> list[int]:
+        """UNet calls of every denoising of the row, counted as if it had one segment."""
+        row, steps = self.row, self.row.num_inference_steps or 0
+        runs = [steps] * row.best_of
+        if row.best_by is not None and (ranked := parse_best_by(row.best_by).steps) is not None:
+            runs = [ranked] * row.best_of + [steps]
+        return [run + (row.scheduler == "pndm") for run in runs]
+
+    @property
+    def _pictures(self) -> Pictures:
+        speed, copies = SPEEDS[self.row.speed], self.unet_copies
+        runs = [speed.pictures(run, copies) for run in self._runs]
+        frames = self._segments * self.row.segment_frames
+        return Pictures(
+            frames * sum(run.all for run in runs), frames * sum(run.shallow for run in runs)
+        )
 
     @property
     def output_frames(self) -> int:
@@ -217,7 +245,9 @@ def resolve(
     values = dict(zip(_COLUMNS, _values(row), strict=True))  # `replace` takes three times as long
     values["height"] = row.height or model.height
     values["width"] = row.width or model.width
-    values["num_inference_steps"] = row.num_inference_steps or defaults.num_inference_steps
+    values["scheduler"], values["num_inference_steps"] = steps_of(
+        row.speed, row.scheduler, row.num_inference_steps, defaults.num_inference_steps
+    )
     values["guidance_scale"] = float(  # a model's own may be written as a whole number
         defaults.guidance_scale if row.guidance_scale is None else row.guidance_scale
     )

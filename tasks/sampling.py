@@ -156,6 +156,7 @@ def sample(models: WarmModels, job: Job, latents_file: Path | None = None) -> Sa
         solver=row.solver,
         noise_candidates=row.noise_candidates,
         momentum=row.momentum,
+        speed=row.speed,
         height=row.height,
         width=row.width,
         num_inference_steps=row.num_inference_steps,

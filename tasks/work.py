@@ -15,7 +15,8 @@ class Work:
     """What there is to do, added up over rows.
 
     `controlled_pictures` are those of `unet_pictures` that have a ControlNet beside them,
-    `padded_pictures` those that are of no frame.
+    `padded_pictures` those that are of no frame, `shallow_pictures` those of which the outermost blocks
+    alone are computed.
     """
 
     rows: int = 0
@@ -25,6 +26,7 @@ class Work:
     unet_pictures: int = 0
     native_pictures: float = 0.0
     controlled_pictures: int = 0
+    shallow_pictures: int = 0
     padded_frames: int = 0
     padded_pictures: int = 0
     video_bytes: int = 0
@@ -46,6 +48,7 @@ class Work:
             unet_pictures=pictures,
             native_pictures=job.native_pictures,
             controlled_pictures=pictures if job.conditions.controlnet else 0,
+            shallow_pictures=job.shallow_pictures,
             padded_frames=row.num_segments * row.segment_frames - row.num_frames,
             padded_pictures=job.padded_pictures,
             video_bytes=int(job.output_frames * pixels * FINISHED_BYTES_PER_PIXEL) + 2048,
@@ -66,6 +69,7 @@ class Work:
         self.unet_pictures += other.unet_pictures
         self.native_pictures += other.native_pictures
         self.controlled_pictures += other.controlled_pictures
+        self.shallow_pictures += other.shallow_pictures
         self.padded_frames += other.padded_frames
         self.padded_pictures += other.padded_pictures
         self.video_bytes += other.video_bytes

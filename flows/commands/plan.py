@@ -147,6 +147,11 @@ def text(report: Mapping[str, Any]) -> str:
         ),
         ("device-hours", estimate),
     ]
+    if work["shallow_pictures"]:
+        shallow = (
+            f"{work['shallow_pictures']:,} of the pictures run through the outermost blocks alone"
+        )
+        rows.insert(3, ("deep reuse", shallow))
     if work["controlled_pictures"]:
         rows.insert(3, ("with ControlNet", _controlled(work)))
     if report["wall_seconds"] is not None:

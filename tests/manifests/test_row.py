@@ -165,7 +165,8 @@ BAD = [
     ({"momentum": 1.01}, "momentum"),
     ({"momentum": [0.9] * 7}, "momentum"),
     ({"momentum": [0.9] * 7 + [2]}, "momentum"),
-    ({"speed": "fast"}, "speed"),
+    ({"speed": "quick"}, "speed"),
+    ({"speed": "fast", "source_video": "a.mp4"}, "speed"),
     ({"long_prompt": "cut"}, "long_prompt"),
     ({**CONTROL, "control": "edges"}, "control"),
     ({**CONTROL, "control": "canny:x"}, "control"),
@@ -359,7 +360,7 @@ def test_settings_are_parsed_by_their_columns_type(pair: str, column: str, parse
         ("id=x", "belongs to the rows"),
         ("prompt=x", "belongs to the rows"),
         ("meta_x=1", "belongs to the rows"),
-        ("speed=fast", "not built yet"),
+        ("speed=Fast", "`fast`"),
         ("best_by=beauty", "no score is called `beauty`"),
         ("control=edge", "`canny`, `depth`, `pose` or `depth:NAME`"),
     ],
@@ -499,3 +500,23 @@ def test_frames_in_between_that_are_sampled():
         parse(temporal_sr="latent", **editing)
     assert [fault.column for fault in error.value.faults] == ["temporal_sr"]
     assert parse_row({**GOOD, **editing}, {"temporal_sr": "latent"}).temporal_sr == "flow"
+
+
+@pytest.mark.parametrize(
+    ("values", "defaults", "wanted"),
+    [
+        ({"speed": "fast"}, {}, ("fast", "dpm++", None)),
+        ({}, {"speed": "fast"}, ("fast", "dpm++", None)),
+        ({"speed": "exact"}, {"speed": "fast"}, ("exact", "ddim", None)),
+        ({"speed": "fast", "scheduler": "ddim"}, {}, ("fast", "ddim", None)),
+        ({"speed": "fast"}, {"scheduler": "euler"}, ("fast", "euler", None)),
+        ({"speed": "fast", "num_inference_steps": 9}, {}, ("fast", "ddim", 9)),
+        ({"speed": "fast"}, {"num_inference_steps": 9}, ("fast", "ddim", 9)),
+        ({"source_video": "a.mp4"}, {"speed": "fast"}, ("exact", "ddim", None)),
+    ],
+)
+def test_fast_rows(values: dict[str, Any], defaults: dict[str, Any], wanted: tuple[Any, ...]):
+    """A fast row that names neither scheduler nor steps, and whose run names neither, has dpm++; a run's
+    default gives way where a clip is edited."""
+    row = parse_row({**GOOD, **values}, defaults)
+    assert (row.speed, row.scheduler, row.num_inference_steps) == wanted

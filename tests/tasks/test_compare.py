@@ -103,7 +103,11 @@ def test_an_id_that_is_as_long_as_may_be_stays_one_of_its_own():
 
 @pytest.mark.parametrize(
     ("defaults", "said"),
-    [({"noise": "iid"}, "--set: noise"), ({"codec": "ffv1"}, "codec: expected h264, gif, webp")],
+    [
+        ({"noise": "iid"}, "--set: noise"),
+        ({"codec": "ffv1"}, "codec: expected h264, gif, webp"),
+        ({"speed": "fast"}, "a: speed: expected exact"),
+    ],
 )
 def test_what_cannot_be_compared_is_refused(defaults: dict[str, Any], said: str):
     """Columns that the methods settle, and codecs that the page cannot play, before any work."""

@@ -12,6 +12,7 @@ from manifests.row import ManifestRow, parse_row
 from tasks.job import (
     CONTROLNET_COST,
     POST_COLUMNS,
+    SHALLOW_COST,
     Conditions,
     Ending,
     Engine,
@@ -44,6 +45,7 @@ SAMPLED: dict[str, dict[str, Any]] = {
     "solver": {"solver": "exact"},
     "noise_candidates": {"noise_candidates": 2},
     "momentum": {"momentum": 0.5},
+    "speed": {"speed": "fast"},
     "long_prompt": {"long_prompt": "chunk"},
     "best_of": {"best_of": 2},
     "best_by": {"best_of": 2, "best_by": "sharpness"},
@@ -57,7 +59,7 @@ POST: dict[str, dict[str, Any]] = {
 }
 # Columns with one value so far, or that tell rows apart without changing what is rendered. What
 # names clips and add-ons is tested with the catalogue that finds them.
-NEITHER = {"id", "meta", "model", "speed", "temporal_sr", "spatial_sr"}
+NEITHER = {"id", "meta", "model", "temporal_sr", "spatial_sr"}
 
 # Of the bundled demo's rows, with a fixed model: sample digest, digest. They may not change while
 # RECIPE is the same: users' finished videos are found by them.
@@ -200,6 +202,7 @@ SPELLED_OUT = {
     "solver": "expected",
     "noise_candidates": 1,
     "momentum": 0.98,
+    "speed": "exact",
     "fps": 8,
     "temporal_scale": 1,
     "spatial_scale": 1,
@@ -251,6 +254,23 @@ def test_work_of_a_job(job_of):
     unguided = job_of({"num_frames": 20, "num_inference_steps": 10, "guidance_scale": 1})
     assert unguided.unet_pictures == 3 * 10 * 8
     assert job_of({"scheduler": "pndm", "num_inference_steps": 10}).unet_calls == 2 * 11
+
+
+def test_work_of_a_fast_job(job_of: Any):
+    """Steps, scheduler and digest are those of the row that spells them out; of 10 steps 7 are guided,
+    and of these 3, and 1 of the others, are shallow, which counts less."""
+    fast = job_of({"speed": "fast"})
+    spelled = job_of({"speed": "fast", "scheduler": "dpm++", "num_inference_steps": 2})
+    assert (fast.row.scheduler, fast.row.num_inference_steps) == ("dpm++", 2)  # of the model's 4
+    assert fast.digest == spelled.digest
+    job = job_of({"speed": "fast", "num_frames": 20, "num_inference_steps": 10})
+    assert job.unet_calls == 3 * 10
+    assert job.unet_pictures == 3 * 8 * (7 * 2 + 3)
+    assert job.shallow_pictures == 3 * 8 * (3 * 2 + 1)
+    whole = job.unet_pictures - job.shallow_pictures
+    assert job.native_pictures == pytest.approx(whole + SHALLOW_COST * job.shallow_pictures)
+    several = job_of({"speed": "fast", "best_of": 3, "num_frames": 20, "num_inference_steps": 10})
+    assert several.shallow_pictures == 3 * job.shallow_pictures
 
 
 REPORT = {

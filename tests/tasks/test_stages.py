@@ -74,6 +74,10 @@ def test_latents_on_disk_are_not_sampled_again(
     with counted(sampler) as calls:
         first = sampling.sample(models, job, path)
     assert len(calls) == job.unet_calls and sum(calls) == job.unet_pictures
+    fast = tiny_job(speed="fast", num_inference_steps=5, guidance_scale=3.0)
+    with counted(sampler) as faster:
+        sampling.sample(models, fast)
+    assert len(faster) == fast.unet_calls and sum(faster) == fast.unet_pictures == 2 * 2 * 9
     with counted(sampler) as calls:
         again = sampling.sample(models, job, path)
     assert calls == [] and (first.reused, again.reused) == (False, True)
