@@ -113,7 +113,7 @@ def decode_in_chunks(
 def _shape(job: Job) -> tuple[object, ...]:
     """What rows share that need the same memory."""
     row = job.row
-    return (job.signature, row.height, row.width, row.segment_frames, job.is_guided)
+    return (job.signature, row.height, row.width, row.segment_frames, job.is_guided, row.speed)
 
 
 def _memory_note(done: str, needed: Sequence[str]) -> str | None:
