@@ -90,6 +90,12 @@ def test_shares_are_the_clip(built: Any, family: str, shares: int, scheduler: st
     check(built(family, shares), prompt="a star", scheduler=scheduler, chain=chain)
 
 
+def test_shares_of_a_fast_clip(built: Any):
+    """At speed fast each share reuses its own deep features, and hands on what its layers left."""
+    fast = {"speed": "fast", "scheduler": "dpm++", "num_inference_steps": 7}
+    check(built("tiny", 2), prompt="a star", **fast)
+
+
 def test_a_storyboard(built: Any):
     """Each share has the prompts of its own segments, and each frame its own μ and λ."""
     mu = [0.0, *np.linspace(0.2, 0.98, FRAMES - 1)]
