@@ -56,3 +56,26 @@ def bench_scale(
         scale.text,
         as_json,
     )
+
+
+@app.command("startup")
+def bench_startup(
+    runs: Annotated[int, typer.Option(help="Each in a fresh process.")] = 3,
+    as_json: JsonOption = False,
+) -> None:
+    """From the command to the first sampled row, step by step."""
+    from flows.bench import startup
+
+    _tell(startup.startup(runs), startup.text, as_json)
+
+
+@app.command("pipeline")
+def bench_pipeline(
+    rows: Annotated[int, typer.Option(help="Of zs2-mini, temporal ×2, spatial ×2.")] = 256,
+    samplers: Annotated[int, typer.Option(help="Of one thread each.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """The whole flow's rate beside that of its samplers alone, and why they waited."""
+    from flows.bench import pipeline
+
+    _tell(pipeline.pipeline(rows, samplers), pipeline.text, as_json)

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tasks.startup import mark
+
 KNOCK_SECONDS = 10.0
 SERVER = Path(__file__).with_name("prefect_server.py")
 
@@ -45,6 +47,7 @@ def embedded_prefect() -> Generator[str | None]:
         else:
             settings |= stack.enter_context(_temporary_server())
         stack.enter_context(temporary_settings(settings))
+        mark("Prefect up")
         logging.getLogger("prefect").setLevel(logging.CRITICAL)
         yield url
 

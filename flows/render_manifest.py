@@ -35,6 +35,7 @@ from tasks.pipeline import Interrupted
 from tasks.plan import Plan
 from tasks.publish import failures_by_cause, versions
 from tasks.render import Observer, RenderRun, plan, publish_run, render_shard
+from tasks.startup import mark
 
 log = logging.getLogger("zs2.flow")
 
@@ -88,6 +89,7 @@ def render_manifest(
         LockedError: another run holds the folder. ClusterError, PoolError: it could not go on.
         RowsFailedError: it ended, all is published, and more rows failed than `fail_if` lets pass.
     """
+    mark("flow begun")
     settings = settings or RenderSettings()  # pyright: ignore[reportCallIssue]
     source = open_manifest(manifest)
     folder = RunFolder(out or default_out(manifest)).create()

@@ -13,6 +13,7 @@ import socket
 import time
 import traceback
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -32,6 +33,7 @@ from tasks.out_of_memory import Fallbacks, OutOfMemory
 from tasks.overheard import overheard
 from tasks.post import wants_gpu
 from tasks.previews import needs_preview, write_preview
+from tasks.startup import POST_NICENESS, SAMPLER_NICENESS, make_way
 from tasks.warm import WarmModels
 
 Report = dict[str, Any]
@@ -90,9 +92,12 @@ class SamplerActor:
     Args:
         root: the run folder, for latents.
         threads: CPU threads; fixed for a run, since the last bits depend on it.
+        first: the others make way for it while it starts.
     """
 
-    def __init__(self, root: str, threads: int) -> None:
+    def __init__(self, root: str, threads: int, first: bool = False) -> None:
+        if not first:
+            make_way(SAMPLER_NICENESS)
         os.environ.update(stages.QUIET)
         _hide_foreign_gpus()
         import torch
@@ -103,6 +108,12 @@ class SamplerActor:
         self.folder = RunFolder(root)
         self.models = WarmModels()
         self.fallbacks = Fallbacks()
+        make_way(SAMPLER_NICENESS)
+
+    def warm_up(self, job: Job) -> None:
+        """Load a job's checkpoint before there is a row. What is wrong with it, its rows will tell."""
+        with suppress(Exception):
+            sampling.load_in_memory(self.models, self.fallbacks, job)
 
     @overheard  # outside: Ray reads what is beneath
     @ray.method(num_returns="streaming")
@@ -148,6 +159,7 @@ class PostActor:
     """
 
     def __init__(self, root: str) -> None:
+        make_way(POST_NICENESS)
         _hide_foreign_gpus()
         for name in ("assemble", "temporal_sr", "spatial_sr"):
             import_module(f"tasks.{name}")

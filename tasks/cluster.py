@@ -189,7 +189,14 @@ def _join(
     else:
         cores = len(os.sched_getaffinity(0)) if local_cpus is None else local_cpus
         try:
-            own = {"num_cpus": cores, "num_gpus": local_gpus, "_metrics_export_port": metrics_port}
+            # The actors say themselves for whom they make way; see `tasks.startup`.
+            system = {"worker_niceness": 0}
+            own = {
+                "_system_config": system,
+                "num_cpus": cores,
+                "num_gpus": local_gpus,
+                "_metrics_export_port": metrics_port,
+            }
             _start_local({**own, **common})
         except Exception as error:  # Ray raises what comes, also bare Exceptions
             raise ClusterError(

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from manifests.kinds import count
 from tasks.job import CALL_DEADLINE
+from tasks.startup import mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tasks.cluster import Patience
+    from tasks.job import Job
     from tasks.pipeline import Pipeline
     from tasks.placement import Placement, Spawners
     from tasks.telemetry import Telemetry
@@ -58,6 +60,8 @@ class Crew:
         rows: to render; there are never more samplers.
         spawners: says of a placement and the root what starts an actor of each stage; default
             `Placement.spawners`.
+        first: a row that the first sampler loads the checkpoint of, before it is given any; needs samplers
+            of the usual kind.
         tell: hears what the run waits for on its cluster.
         show: hears that samplers are starting, now and then until one is up: for people who watch.
     """
@@ -68,6 +72,7 @@ class Crew:
         root: str,
         rows: int,
         spawners: Spawners | None = None,
+        first: Job | None = None,
         tell: Callable[[str], None] = log.info,
         show: Callable[[str], None] = lambda text: None,
     ) -> None:
@@ -76,6 +81,7 @@ class Crew:
         self._show = show
         self._interrupted = Event()
         self._spawners = spawners
+        self._first = first
         self._root = root
         self._rows = rows
         self._opened: Future[_Opened] = Future()
@@ -182,6 +188,7 @@ class Crew:
 
         cluster = self._cluster
         connect(cluster.address, cluster.local_gpus, cluster.metrics_port, cluster.local_cpus)
+        mark("Ray up")
         seconds = 0.0 if cluster.address is None else cluster.wait  # a local one does not grow
         patience = Patience(seconds, self._tell, self._interrupted)
         await_size(cluster.min_nodes, cluster.min_gpus, patience)
@@ -201,7 +208,10 @@ class Crew:
             name: ActorPool(name, spawn, sizes.get(name, placement.post_actors), cluster.deadline)
             for name, spawn in spawners.items()
         }
+        if self._first is not None and self._spawners is None:
+            pools["sample"].workers[0].actor.warm_up.remote(self._first)
         pipeline = Pipeline([Stage(pools["sample"]), Stage(pools["post"])])
+        mark("actors begun")
         if cluster.address is not None:
             _await_sampler(pipeline, placement, patience)
         return _Opened(pipeline, placement, telemetry.Telemetry(self._root))

@@ -35,6 +35,7 @@ from tasks.pool import (
     wait,
     why_not_born,
 )
+from tasks.startup import mark
 from tasks.telemetry import Load
 from tasks.utilisation import Utilisation, note_pools
 
@@ -260,6 +261,7 @@ class Pipeline:
         reason = why_not_born(worker)
         if reason is None:
             worker.ready = True
+            mark(f"{stage.pool.name} actor up")
         else:
             self._lose_actor(stage, worker, reason, blame=False)
 
@@ -275,6 +277,7 @@ class Pipeline:
             self._end_failed_call(stage, worker, flight, said)
             return
         stage.pool.note_answer()
+        mark(f"first row: {stage.pool.name}")
         self.utilisation.note_answer(stage.pool.name, stage.pool.workers.index(worker))
         for warned in said.pop("warned", ()):
             log.warning("row %s: %s: %s", flight.job.row.id, stage.pool.name, warned)

@@ -56,7 +56,9 @@ class Placement:
         return min(by_cpu, by_gpu)
 
     def spawners(self, root: str) -> dict[str, Callable[[], Any]]:
-        """For each stage a function that starts one actor."""
+        """For each stage a function that starts one actor. The first sampler starts before all others:
+        a run begins with it."""
+        waits = iter([True])
         sampler = {
             "num_cpus": self.sampler_cpus,
             "num_gpus": self.sampler_gpus,
@@ -64,7 +66,9 @@ class Placement:
         }
         return {
             "sample": lambda: (
-                ray.remote(SamplerActor).options(**sampler).remote(root, self.threads)
+                ray.remote(SamplerActor)
+                .options(**sampler)
+                .remote(root, self.threads, next(waits, False))
             ),
             "post": lambda: ray.remote(PostActor).options(**_beside_samplers()).remote(root),
         }

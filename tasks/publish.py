@@ -87,6 +87,7 @@ def publish(
     price_per_hour: float | None = None,
     since: datetime | None = None,
     utilisation: Mapping[str, Any] | None = None,
+    startup: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Compact the ledger to one row per id of the manifest and write all that names its files.
 
@@ -95,6 +96,7 @@ def publish(
         price_per_hour: of one device; gives the summary its cost.
         since: when this run began, for the picture of its throughput.
         utilisation: what its actors did; see `tasks.utilisation`.
+        startup: when it reached the steps of its start; see `tasks.startup`.
 
     Returns:
         The summary, as written to summary.json.
@@ -107,6 +109,8 @@ def publish(
     summary = summarise(tally, _statuses(folder), run_id, price_per_hour)
     if utilisation is not None:
         summary["utilisation"] = utilisation
+    if startup:
+        summary["startup_seconds"] = startup
     earlier = read_derived(folder.summary_file)
     if earlier is not None and not tally.statuses:  # nothing was done: the last run's figures stand
         summary = {**earlier, "rows": summary["rows"], "rendered": summary["rendered"]}

@@ -28,6 +28,7 @@ from tasks.job import Ending, Engine, result_row
 from tasks.pipeline import Pipeline
 from tasks.plan import SHARD_ROWS, Catalogue, Plan, Shard, jobs_of, make_plan
 from tasks.publish import Tally, publish
+from tasks.startup import mark, marks
 from tasks.telemetry import Telemetry, endpoint
 
 log = logging.getLogger("zs2.render")
@@ -253,6 +254,7 @@ def plan(run: RenderRun, skip_invalid: bool) -> Plan:
     if run.cluster.address is None:  # the nodes of another cluster have an ffmpeg of their own
         check_encoders(made.codecs)
     run.left = made.work.rows
+    mark("planned")
     return made
 
 
@@ -298,6 +300,7 @@ def publish_run(
         price_per_hour=price_per_hour,
         since=run.began,
         utilisation=run.utilisation(),
+        startup=marks(),
     )
     shards = [shard.cells() for _, shard in sorted(run.shards.items())]
     leave_artifacts(run.folder, title, summary, shards)

@@ -12,6 +12,7 @@ import ray
 from tasks.crew import Cluster, Crew
 from tasks.job import Job
 from tasks.placement import Placement
+from tasks.startup import POST_NICENESS, SAMPLER_NICENESS, make_way
 
 
 class NoopActor:
@@ -23,6 +24,7 @@ class NoopActor:
     """
 
     def __init__(self, stage: str, seconds: float = 0.0) -> None:
+        make_way(SAMPLER_NICENESS if stage == "sample" else POST_NICENESS)
         self.stage = stage
         self.seconds = seconds
 

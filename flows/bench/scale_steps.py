@@ -63,7 +63,7 @@ def sleeping(actors: int, batches: int, seconds: float) -> dict[str, Any]:
         "driver": (last.used - first.used) / length,
         "rows_per_second": (rows - 4 * actors) / length,
         "ideal": actors / seconds,
-        "utilisation": summary["utilisation"]["sampler_busy_share"],
+        "waited_seconds": summary["utilisation"]["sampler_waited_seconds"],
     }
 
 

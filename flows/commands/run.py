@@ -27,8 +27,9 @@ from manifests.storage import RunFolder
 from manifests.validate import format_problems
 from tasks.codecs import check_encoders
 from tasks.crew import Crew
-from tasks.job import Engine
-from tasks.plan import make_plan
+from tasks.job import Engine, Job
+from tasks.plan import jobs_of, make_plan
+from tasks.startup import mark
 
 log = logging.getLogger("zs2.flow")
 
@@ -70,7 +71,7 @@ def run(
     interrupted."""
     folder = RunFolder(out or default_out(manifest))
     with folder.view() as seen:
-        rows = _rows_to_render(manifest, seen, settings)
+        rows, first = _rows_to_render(manifest, seen, settings)
         settled = _settled(manifest, seen, settings) if not rows else None
     folder.create()
     with folder.lock("starting"):  # refused now rather than after Prefect and Ray have started
@@ -84,7 +85,9 @@ def run(
     # Ray starts in the background while Prefect does in the foreground.
     tell = log.info if quiet else say
     show = (lambda _: None) if quiet else say
-    crew = Crew(settings.cluster(), folder.address, rows, tell=tell, show=show) if rows else None
+    crew = None
+    if rows:
+        crew = Crew(settings.cluster(), folder.address, rows, first=first, tell=tell, show=show)
     try:
         with Progress(quiet) as progress:
             summary = _run_flow(manifest, folder, settings, progress, crew)
@@ -128,8 +131,11 @@ def run_again(out: str, *, quiet: bool, as_json: bool) -> int:
     return run(content["manifest"], out, settings, quiet=quiet, as_json=as_json)
 
 
-def _rows_to_render(manifest: str, folder: RunFolder, settings: RenderSettings) -> int:
-    """How many rows are left to render, from a quick look before anything heavy is started.
+def _rows_to_render(
+    manifest: str, folder: RunFolder, settings: RenderSettings
+) -> tuple[int, Job | None]:
+    """How many rows are left to render, and the first of them where it is known, from a quick look
+    before anything heavy is started.
 
     Raises:
         UsageError: bad rows. AssembleError: no encoder for a row's codec on this machine, where the
@@ -139,12 +145,13 @@ def _rows_to_render(manifest: str, folder: RunFolder, settings: RenderSettings) 
     source = open_manifest(manifest)
     defaults = check_defaults(settings.defaults)
     if source.num_rows > QUICK_CHECK_ROWS and _settled(manifest, folder, settings) is None:
-        return source.num_rows
+        return source.num_rows, None
+    catalogue, engine = settings.catalogue(), Engine(settings.dtype, settings.safety_checker)
     made = make_plan(
         source,
-        settings.catalogue(),
+        catalogue,
         defaults=defaults,
-        engine=Engine(settings.dtype, settings.safety_checker),
+        engine=engine,
         known=known(folder.root),
         folder=folder,
         only_failed=settings.only_failed,
@@ -156,7 +163,10 @@ def _rows_to_render(manifest: str, folder: RunFolder, settings: RenderSettings) 
         )
     if settings.cluster().address is None:
         check_encoders(made.codecs)
-    return made.work.rows
+    mark("checked")
+    if not made.shards:
+        return 0, None
+    return made.work.rows, next(jobs_of(made.shards[0], source, catalogue, defaults, engine))
 
 
 def _settled(manifest: str, folder: RunFolder, settings: RenderSettings) -> dict[str, Any] | None:
