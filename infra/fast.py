@@ -2,8 +2,9 @@
 
 Each clip, of a held-out prompt of the bundled world, is sampled at speed exact, at fast, and with each of
 fast's three parts alone, from the same seed; every other clip in the opposite order. Seconds are of one
-thread's processor time, which other programs on the machine do not lengthen; decoding and scoring are not
-in them. `--write` puts the tables into infra/performance.md.
+thread's processor time, which other programs on the machine lengthen little; decoding and scoring are not
+in them. For the well-known architectures, which are too large to be sampled here, operations are counted.
+`--write` puts the tables into infra/performance.md.
 """
 
 from __future__ import annotations
@@ -17,17 +18,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import UNet2DConditionModel
+from torch.utils.flop_counter import FlopCounterMode
 
 from infra.mini.evaluate import prompts
+from infra.model_memory import SD1_UNET, SD2_UNET, SDXL_UNET
 from infra.noise_solvers import write_tables
 from manifests.row import seed_of
 from tasks.evaluate import score_clip
 from zs2 import ZS2Sampler
 from zs2.clip_score import ClipScorer
-from zs2.speed import SPEEDS, Speed
+from zs2.reuse import shortcuts
+from zs2.speed import SPEEDS, Speed, steps_of
 from zs2.statistics import bootstrap_interval, paired_test
 
 REPORT = Path(__file__).with_name("performance.md")
+ARCHITECTURES = {"SD 1.5": SD1_UNET, "SD 2.1": SD2_UNET, "SDXL": SDXL_UNET}
+STEPS = 50
 FRAMES = 8
 KL_TARGET = 0.05
 PARTS = {
@@ -92,6 +99,43 @@ def counted(unet: Any) -> Generator[dict[str, int]]:
             hook.remove()
 
 
+def operations(config: dict[str, Any]) -> tuple[int, int]:
+    """Of a UNet of that configuration, at its own size: the floating point operations of a picture, in a
+    whole call and in the one after it, which reuses deep features. No weights are made."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**config)
+        side = config["sample_size"]
+        sample, step = torch.zeros(1, config["in_channels"], side, side), torch.zeros(())
+        text = torch.zeros(1, 77, config["cross_attention_dim"])
+        added = {"text_embeds": torch.zeros(1, 1280), "time_ids": torch.zeros(1, 6)}
+    counts: list[int] = []
+    with torch.no_grad(), shortcuts(SPEEDS["fast"], unet, [], lambda: range(STEPS)) as taken:
+        assert taken is not None
+        for _ in range(2):
+            taken.next_call(1)
+            taken.enter_segment(0, 1)
+            with FlopCounterMode(display=False) as counter:
+                unet(sample, step, text, added_cond_kwargs=added)
+            counts.append(counter.get_total_flops())
+    return counts[0], counts[1]
+
+
+def counts_table() -> str:
+    """What fast leaves of well-known UNets' operations, in Markdown."""
+    lines = [
+        "| UNet | a call that reuses, of a whole one | steps | exact's operations, × fast's |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, config in ARCHITECTURES.items():
+        whole, shallow = operations(config)
+        few = steps_of("fast", None, None, STEPS)[1]
+        made, exact = (SPEEDS["fast"].pictures(few, 2), SPEEDS["exact"].pictures(STEPS, 2))
+        left = (made.all - made.shallow) * whole + made.shallow * shallow
+        ratio = exact.all * whole / left
+        lines.append(f"| {name} | {shallow / whole:.2f} | {STEPS} → {few} | {ratio:.2f} |")
+    return "\n".join(lines)
+
+
 def gains(found: Found) -> str:
     """Seconds and work of every variant, in Markdown."""
     lines = [
@@ -138,13 +182,14 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"into {REPORT.name}")
     arguments = parser.parse_args()
     found = measure(arguments.clips)
-    tables = f"{gains(found)}\n\n{costs(found)}"
+    tables = "\n\n".join([gains(found), costs(found), counts_table()])
     print(tables)
     if arguments.write:
         words = (
             f"`python -m infra.fast --clips {arguments.clips} --write`, torch {torch.__version__}, one "
             f"thread: clips of {FRAMES} frames at λ={KL_TARGET}. Differences are paired, with 95 % "
-            "bootstrap intervals, p of a paired sign-flip test."
+            "bootstrap intervals, p of a paired sign-flip test. The last table counts operations of UNets, "
+            "guidance and solver included; their seconds depend on the device."
         )
         report = write_tables(REPORT.read_text(encoding="utf-8"), {"fast": f"{words}\n\n{tables}"})
         REPORT.write_text(report, encoding="utf-8")
