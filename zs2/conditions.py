@@ -18,6 +18,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from zs2.per_frame import Texts
+
 LONG_PROMPTS = ("truncate", "chunk", "fail")
 EMBEDS = (
     "prompt_embeds",
@@ -32,19 +34,14 @@ class PromptError(ValueError):
 
 
 class Encoded(NamedTuple):
-    """A text as the UNet reads it; `pooled` is SDXL's second condition, None elsewhere."""
+    """Texts as the UNet reads them; `pooled` is SDXL's second condition, None elsewhere."""
 
-    tokens: Float[Tensor, "frame token feature"]
-    pooled: Float[Tensor, "frame feature"] | None
+    tokens: Float[Tensor, "text token feature"]
+    pooled: Float[Tensor, "text feature"] | None
 
     def zeros(self) -> Encoded:
         pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
         return Encoded(torch.zeros_like(self.tokens), pooled)
-
-    def rows(self, frames: Sequence[int]) -> Encoded:
-        index = torch.tensor(frames, device=self.tokens.device)
-        pooled = None if self.pooled is None else self.pooled[index]
-        return Encoded(self.tokens[index], pooled)
 
 
 class TextEncoding:
@@ -106,6 +103,7 @@ class TextEncoding:
         negative_prompt: str | None,
         guided: bool,
         given: Mapping[str, Tensor],
+        table: Texts | None = None,
     ) -> dict[str, Tensor]:
         """The text arguments of the pipeline's call: one row a frame.
 
@@ -114,6 +112,7 @@ class TextEncoding:
             negative_prompt: None is none: zeros where the checkpoint was trained so, else as "".
             guided: negative embeddings are needed.
             given: embeddings by their diffusers names, instead of texts; one row, or one a frame.
+            table: takes the texts, of which the arguments then have the numbers.
 
         Raises:
             PromptError: too long a prompt with long_prompt="fail".
@@ -127,29 +126,31 @@ class TextEncoding:
         parts = {text: self._parts("prompt", text) for text in prompts}
         parts |= {text: self._parts(name, text) for name, text in named.items()}
         most = max((len(pieces) for pieces in parts.values()), default=1)
+        num_frames, own = len(frame_prompt), frame_prompt
         positive = _given("prompt_embeds", "pooled_prompt_embeds", given, self.has_pooled)
         if positive is None:
             texts = list(dict.fromkeys(prompts))
             second, skip = self.second[0], self.clip_skip
             encoded = _stack([self._encode(parts[text], most, skip, second) for text in texts])
-            positive = encoded.rows([texts.index(prompts[i]) for i in frame_prompt])
+            positive = encoded
+            own = [texts.index(prompts[i]) for i in frame_prompt]
         else:
             most = max(1, positive.tokens.shape[1] // self._limit)
-            positive = _spread("prompt_embeds", positive, len(frame_prompt))
-        conditions = _named("", positive)
+            own = _rows_of("prompt_embeds", positive, num_frames)
+        conditions = _named("", positive, own, table)
         if not guided:
             return conditions
         negative = _given(
             "negative_prompt_embeds", "negative_pooled_prompt_embeds", given, self.has_pooled
         )
         if negative is not None:
-            negative = _spread("negative_prompt_embeds", negative, len(frame_prompt))
+            own = _rows_of("negative_prompt_embeds", negative, num_frames)
         elif is_zero:
             negative = positive.zeros()
         else:
-            encoded = self._encode(parts[unwanted], most, None, self.second[1])
-            negative = encoded.rows([0] * len(frame_prompt))
-        return conditions | _named("negative_", negative)
+            negative = self._encode(parts[unwanted], most, None, self.second[1])
+            own = [0] * num_frames
+        return conditions | _named("negative_", negative, own, table)
 
     @property
     def _limit(self) -> int:
@@ -241,10 +242,15 @@ def _stack(rows: Sequence[Encoded]) -> Encoded:
     return Encoded(torch.cat([row.tokens for row in rows]), torch.cat(pooled) if pooled else None)
 
 
-def _named(prefix: str, encoded: Encoded) -> dict[str, Tensor]:
-    named = {f"{prefix}prompt_embeds": encoded.tokens}
-    if encoded.pooled is not None:
-        named[f"{prefix}pooled_prompt_embeds"] = encoded.pooled
+def _named(
+    prefix: str, texts: Encoded, own: Sequence[int], table: Texts | None
+) -> dict[str, Tensor]:
+    """The texts `own` of the frames, by diffusers' names."""
+    index = torch.tensor(own, device=texts.tokens.device)
+    tokens = texts.tokens[index] if table is None else table.stand_ins(texts.tokens, own)
+    named = {f"{prefix}prompt_embeds": tokens}
+    if texts.pooled is not None:
+        named[f"{prefix}pooled_prompt_embeds"] = texts.pooled[index]
     return named
 
 
@@ -258,14 +264,14 @@ def _given(
     return Encoded(given[name], given.get(pooled_name))
 
 
-def _spread(name: str, encoded: Encoded, num_frames: int) -> Encoded:
+def _rows_of(name: str, encoded: Encoded, num_frames: int) -> list[int]:
+    """Of given embeddings, the row of each frame."""
     if len(encoded.tokens) not in (1, num_frames) or encoded.tokens.ndim != 3:
         raise ValueError(
             f"{name}: expected shape (1, token, feature) or ({num_frames}, token, feature), "
             f"found {tuple(encoded.tokens.shape)}"
         )
-    one = len(encoded.tokens) == 1
-    return encoded.rows([0] * num_frames) if one else encoded
+    return [0] * num_frames if len(encoded.tokens) == 1 else list(range(num_frames))
 
 
 def _longest(word: str, fits: Any) -> int:

@@ -75,7 +75,7 @@ class ControlRun:
         schedule: Callable[[], Sequence[Any]],
     ) -> None:
         self.controls = controls
-        self._pictures = [_pictures(control.frames, height, width) for control in controls]
+        self._pictures = [_scaled(control.frames, height, width) for control in controls]
         self._schedule = schedule
         self._step = -1
 
@@ -93,13 +93,19 @@ class ControlRun:
     ) -> dict[str, Any]:
         """What this segment's UNet call takes beside its own arguments, which are given here."""
         added = {k: v for k, v in (added_cond_kwargs or {}).items() if k in ADDED_CONDITIONS}
+        frames = segment.frames().numpy()
         down: list[Tensor] = []
         mid: Tensor | None = None
         for control, pictures in zip(self.controls, self._pictures, strict=True):
             if not self._has_a_say(control):
                 continue
             more, last = self._answer(
-                control, pictures[segment.frames()], sample, timestep, encoder_hidden_states, added
+                control,
+                torch.from_numpy(pictures[frames]).permute(0, 3, 1, 2).contiguous(),
+                sample,
+                timestep,
+                encoder_hidden_states,
+                added,
             )
             down = [a + b for a, b in zip(down, more, strict=True)] if down else list(more)
             mid = last if mid is None else mid + last
@@ -199,15 +205,12 @@ def picture_pipeline(pipe: Any) -> Any:
     return inner
 
 
-def _pictures(
+def _scaled(
     frames: UInt8[np.ndarray, "frame height width 3"], height: int, width: int
-) -> UInt8[Tensor, "frame 3 h w"]:
-    """Scaled as diffusers scales control pictures; bytes, for all frames are held."""
-    size = (width, height)
-    scaled = [
-        frame
-        if frame.shape[:2] == (height, width)
-        else np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS))
-        for frame in frames
-    ]
-    return torch.from_numpy(np.stack(scaled)).permute(0, 3, 1, 2).contiguous()
+) -> UInt8[np.ndarray, "frame h w 3"]:
+    """Scaled as diffusers scales control pictures; the very frames where they have this size already,
+    for a long clip's are large."""
+    if frames.shape[1:3] == (height, width):
+        return frames
+    size, how = (width, height), Image.Resampling.LANCZOS
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, how)) for frame in frames])

@@ -110,7 +110,8 @@ def _unet_bytes(info: ModelInfo, unet: Any, segment_frames: int, size: tuple[int
         unet(
             torch.empty(batch, config.in_channels, height, width, dtype=unet.dtype),
             torch.empty((), dtype=torch.int64),
-            torch.empty(batch, *text, dtype=unet.dtype),
+            # one text, which each segment's call has a row a picture of (`zs2.per_frame.Texts`)
+            torch.empty(1, *text, dtype=unet.dtype).expand(batch, -1, -1),
             added_cond_kwargs=_added_conditions(unet, batch),
             return_dict=False,
         )

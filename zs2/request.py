@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import StableDiffusionInstructPix2PixPipeline
+from jaxtyping import Float
 from torch import Tensor
 
+from zs2 import noise as noise_models
 from zs2.arguments import Pictures, Video, is_one_clip, real, video_of, whole
 from zs2.conditions import TextEncoding
 from zs2.config import ClipConfig
 from zs2.controlnet import Control
 from zs2.models import ModelDefaults
+from zs2.noise import NoiseTrace
 from zs2.relay import Share
 from zs2.schedulers import check_steps
 
@@ -246,3 +249,19 @@ def _listed(value: Any) -> list[Any]:
 
 def _each(value: Any, nets: Sequence[Any]) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value] * len(nets)
+
+
+def draw_noise(
+    config: ClipConfig, shape: tuple[int, int, int], generator: torch.Generator
+) -> tuple[Float[Tensor, "frame channel h w"], NoiseTrace]:
+    """The clip's initial noise by its noise model."""
+    n = config.num_frames
+    if config.noise == "dependency":
+        return noise_models.dependency_noise(
+            shape, n, config.kl_targets, generator, config.solver, config.noise_candidates
+        )
+    if config.noise == "iid":
+        return noise_models.iid_noise(shape, n, generator)
+    assert config.alpha is not None  # checked by the config
+    model = noise_models.mixed_noise if config.noise == "mixed" else noise_models.progressive_noise
+    return model(shape, n, config.alpha, generator)

@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from zs2 import noise as noise_models
 from zs2.arguments import Pictures, check_names, per_frame, real, whole
 from zs2.attention import momentum_attention
 from zs2.clip import Clip
@@ -29,6 +28,7 @@ from zs2.decoding import decode
 from zs2.in_between import FineClip
 from zs2.models import ModelDefaults, describe, load_pipeline
 from zs2.noise import NoiseTrace
+from zs2.per_frame import Texts
 from zs2.relay import Share
 from zs2.request import (
     Prompt,
@@ -36,6 +36,7 @@ from zs2.request import (
     check_latents,
     controls_of,
     defaults_of,
+    draw_noise,
     seeds_of,
     size_of,
     source_of,
@@ -280,14 +281,17 @@ class ZS2Sampler:
             call |= {"height": height, "width": width}
         else:
             call["image"] = source_latents(pipe, fine.own(request.video), height, width)
+        # a callback may look at the embeddings themselves
+        texts = None if call["callback_on_step_end"] else Texts()
         call |= request.text.conditions(
             prompts,
             fine.nearest(config.frame_prompts(prompts) if prompts else [0] * n),
             request.negative_prompt,
             call["guidance_scale"] > 1,
             {k: fine.own(v) if len(v) == n else v for k, v in request.embeds.items()},
+            texts,
         )
-        with self._zs2(pipe, request, fine, trace):
+        with self._zs2(pipe, request, fine, trace, texts):
             result = pipe(
                 **call,
                 latents=fine.spread(latents).to(call["prompt_embeds"].dtype),
@@ -297,7 +301,12 @@ class ZS2Sampler:
         return Clip(None, fine.in_order(result.images), prompts, None, trace)
 
     def _zs2(
-        self, pipe: Any, request: Request, fine: FineClip, trace: NoiseTrace | None
+        self,
+        pipe: Any,
+        request: Request,
+        fine: FineClip,
+        trace: NoiseTrace | None,
+        texts: Texts | None,
     ) -> ExitStack:
         """Momentum attention, segments and scheduler, in place while the context is open."""
         config = request.config
@@ -321,26 +330,10 @@ class ZS2Sampler:
                 shortcuts(SPEEDS[config.speed], pipe.unet, nets, schedule)
             )
             contexts.enter_context(
-                segmented(pipe.unet, n, m, state, control, fine.plan, request.share, taken)
+                segmented(pipe.unet, n, m, state, control, fine.plan, request.share, taken, texts)
             )
             contexts.enter_context(scheduling(pipe, request.scheduler, trace, fine))
             return contexts.pop_all()
 
 
 _ARGUMENTS = tuple(inspect.signature(ZS2Sampler.__call__).parameters)
-
-
-def draw_noise(
-    config: ClipConfig, shape: tuple[int, int, int], generator: torch.Generator
-) -> tuple[Float[Tensor, "frame channel h w"], NoiseTrace]:
-    """The clip's initial noise by its noise model."""
-    n = config.num_frames
-    if config.noise == "dependency":
-        return noise_models.dependency_noise(
-            shape, n, config.kl_targets, generator, config.solver, config.noise_candidates
-        )
-    if config.noise == "iid":
-        return noise_models.iid_noise(shape, n, generator)
-    assert config.alpha is not None  # checked by the config
-    model = noise_models.mixed_noise if config.noise == "mixed" else noise_models.progressive_noise
-    return model(shape, n, config.alpha, generator)

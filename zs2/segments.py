@@ -22,7 +22,7 @@ from torch import Tensor
 
 from zs2.attention import MomentumState
 from zs2.patching import forward_as
-from zs2.per_frame import PER_FRAME_ARGUMENTS, take_rows
+from zs2.per_frame import PER_FRAME_ARGUMENTS, Texts, take_rows
 
 if TYPE_CHECKING:
     from zs2.controlnet import ControlRun
@@ -67,13 +67,15 @@ def segmented(
     plan: list[Segment] | None = None,
     share: Share | None = None,
     taken: Shortcuts | None = None,
+    texts: Texts | None = None,
 ) -> Generator[None]:
     """Run `unet` in segments, or in the calls of `plan`, carrying `state` through them.
 
     `control` runs inside the same segments, before each UNet call, and gives it residuals. Where the
-    batch holds a `share` of the clip, what `state` begins and ends with passes through it. `taken` may
-    leave guidance copies out, for which the prompt's own answers then. The number of frames is given,
-    never guessed from the batch; a batch that is not a multiple of it raises ValueError.
+    batch holds a `share` of the clip, what `state` begins and ends with passes through it; where it holds
+    the numbers of `texts`, each call has the texts themselves. `taken` may leave guidance copies out, for
+    which the prompt's own answers then. The number of frames is given, never guessed from the batch; a
+    batch that is not a multiple of it raises ValueError.
     """
     whole: Callable[..., Any] = unet.forward
     plan = plan or segments(num_frames, segment_frames)
@@ -101,7 +103,7 @@ def segmented(
         if control is not None:
             control.next_step()
         first = 0 if taken is None else taken.next_call(copies)
-        outputs: list[Tensor] = []
+        prediction: Tensor | None = None
         for segment in plan:
             state.enter_segment(segment.start, segment.count, segment.padded_count)
             rows = segment.rows(copies, num_frames, sample.device)[first * segment.padded_count :]
@@ -111,6 +113,8 @@ def segmented(
                 name: take_rows(value, rows, batch) if name in PER_FRAME_ARGUMENTS else value
                 for name, value in kwargs.items()
             }
+            if texts is not None:
+                chosen["encoder_hidden_states"] = texts.gather(chosen["encoder_hidden_states"])
             chosen_sample = take_rows(sample, rows, batch)
             chosen_timestep = take_rows(timestep, rows, batch)
             if control is not None:
@@ -122,14 +126,17 @@ def segmented(
                     chosen.get("added_cond_kwargs"),
                 )
             output = whole(chosen_sample, chosen_timestep, return_dict=False, **chosen)
-            outputs.append(output[0].unflatten(0, (copies - first, -1))[:, : segment.count])
+            made: Tensor = output[0].unflatten(0, (copies - first, -1))[:, : segment.count]
+            if prediction is None:  # one for all segments: a list of theirs would be held beside it
+                prediction = made.new_empty(len(made), num_frames, *made.shape[2:])
+            prediction[:, segment.start : segment.start + segment.count] = made
         if share is not None and share.stop < len(state.momentum):
             share.send(call, dict(state.carried))
-        prediction = torch.cat(outputs, dim=1)
+        assert prediction is not None, "a clip has a segment"
         if first:  # equal copies: guidance then adds their difference, 0
             prediction = prediction.expand(copies, *prediction.shape[1:])
-        prediction = prediction.flatten(0, 1)
-        return UNet2DConditionOutput(sample=prediction) if return_dict else (prediction,)
+        whole_clip = prediction.flatten(0, 1)
+        return UNet2DConditionOutput(sample=whole_clip) if return_dict else (whole_clip,)
 
     with forward_as(unet, forward):
         yield
