@@ -91,6 +91,13 @@ def render(
     ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads of a sampler.")] = 1,
     gpus_per_sampler: Annotated[float, typer.Option(help="0 renders on the CPU.")] = 1.0,
+    split_clips: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|always|never",
+            help="Spread one clip's segments over the samplers; auto: where rows are fewer than samplers.",
+        ),
+    ] = "auto",
     ray_address: Annotated[
         str | None, typer.Option(help="A Ray cluster; default $RAY_ADDRESS, else this machine.")
     ] = None,
@@ -130,6 +137,7 @@ def render(
         samplers=samplers,
         threads=threads,
         gpus_per_sampler=gpus_per_sampler,
+        split_clips=split_clips,
         ray_address=ray_address,
         min_nodes=min_nodes,
         min_gpus=min_gpus,

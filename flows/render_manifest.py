@@ -181,7 +181,10 @@ def _progress(run: RenderRun, made: Plan) -> Progress:
 
 
 def _render_shards(run: RenderRun, made: Plan) -> None:
-    futures = [render_shard.submit(run, shard, made.work.rows) for shard in made.shards]
+    futures = [
+        render_shard.submit(run, shard, made.work.rows, made.work.most_shares)
+        for shard in made.shards
+    ]
     errors: list[Exception] = []
     for future in futures:
         try:

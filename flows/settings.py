@@ -16,6 +16,7 @@ from tasks.catalogue import Catalogue
 from tasks.crew import CLUSTER_WAIT, Cluster
 from tasks.job import CALL_DEADLINE
 from tasks.plan import SHARD_ROWS
+from tasks.split import SplitClips
 
 
 class RenderSettings(BaseModel):
@@ -74,6 +75,11 @@ class RenderSettings(BaseModel):
     )
     threads: int = Field(1, ge=1, description="CPU threads a sampler; decides the last bits.")
     gpus_per_sampler: float = Field(1.0, ge=0, description="GPUs a sampler; 0 renders on the CPU.")
+    split_clips: SplitClips = Field(
+        "auto",
+        description="Spread the segments of one clip over the samplers: auto where there are fewer rows "
+        "than samplers, always, or never. It changes no byte.",
+    )
     min_nodes: int = Field(0, ge=0, description="Nodes that the cluster must have.")
     min_gpus: int = Field(
         0,
@@ -114,6 +120,7 @@ class RenderSettings(BaseModel):
             min_gpus=self.min_gpus,
             wait=self.cluster_wait,
             metrics_port=self.metrics_port,
+            split_clips=self.split_clips,
         )
 
 

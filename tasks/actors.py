@@ -28,11 +28,13 @@ from tasks import sampling, stages
 from tasks.best_of import sample_best
 from tasks.chunks import Frames, StageError
 from tasks.disk import DiskFullError, lacks_room, write_with_room
+from tasks.handover import Line
 from tasks.job import Job
 from tasks.out_of_memory import Fallbacks, OutOfMemory
 from tasks.overheard import overheard
 from tasks.post import wants_gpu
 from tasks.previews import needs_preview, write_preview
+from tasks.share import sample_share
 from tasks.startup import POST_NICENESS, SAMPLER_NICENESS, make_way
 from tasks.warm import WarmModels
 
@@ -63,6 +65,10 @@ class StageFailure:
 _POISON = ("CUDA error", "cuDNN error", "device-side assert")
 
 
+# What something outside ended, which another attempt may not meet.
+_AGAIN = ("EncoderKilledError", "HandoverError")
+
+
 def _failure(stage: str, error: Exception) -> StageFailure:
     """What the driver is told of an exception that a stage raised, or another whose frames it read."""
     if isinstance(error, StageError) and isinstance(error.__cause__, Exception):
@@ -75,7 +81,7 @@ def _failure(stage: str, error: Exception) -> StageFailure:
         message,
         traceback.format_exc(),
         fatal=poisoned and not isinstance(error, OutOfMemory),
-        again=type(error).__name__ == "EncoderKilledError" or lacks_room(error),
+        again=type(error).__name__ in _AGAIN or lacks_room(error),
         ends_run=isinstance(error, DiskFullError | UnreachableError),
     )
 
@@ -117,14 +123,20 @@ class SamplerActor:
 
     @overheard  # outside: Ray reads what is beneath
     @ray.method(num_returns="streaming")
-    def run(self, job: Job, chunks: None) -> Generator[Frames | Report | StageFailure]:
-        """Latents, then frames; see the module."""
+    def run(
+        self, job: Job, chunks: None, line: Line | None = None
+    ) -> Generator[Frames | Report | StageFailure]:
+        """Latents, then frames; see the module. With a line to the other samplers of a clip that is
+        split, those of its share: what it tells of seconds is its own, of the rest the clip's."""
         stage = "sample"
         try:
             sampling.load_in_memory(self.models, self.fallbacks, job)
             started = time.monotonic()
             with self.folder.latents_file(job.sample_digest) as path:
-                sampled, note = sample_best(self.models, self.fallbacks, job, path)
+                if line is None:
+                    sampled, note = sample_best(self.models, self.fallbacks, job, path)
+                else:
+                    sampled, note = sample_share(self.models, job, line, path)
             stage, notes = "decode", [note]
             decoded = self._decoded(job, sampled.latents, notes)
             larger = stages.SuperResolved(job, decoded) if wants_gpu(job) else None
@@ -141,6 +153,7 @@ class SamplerActor:
             "node": socket.gethostname(),
             "seconds_sample": time.monotonic() - started - sum(after.values()),
             **after,
+            **({"share": line.report()} if line else {}),
             **({"candidates": sampled.candidates} if sampled.candidates else {}),
             **({"note": told} if (told := sampling.joined(*notes)) else {}),
         }

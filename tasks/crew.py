@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tasks.job import Job
     from tasks.pipeline import Pipeline
     from tasks.placement import Placement, Spawners
+    from tasks.split import SplitClips
     from tasks.telemetry import Telemetry
 
 log = logging.getLogger("zs2.ray")
@@ -49,6 +50,7 @@ class Cluster:
     min_nodes: int = 0
     min_gpus: int = 0
     wait: float = CLUSTER_WAIT
+    split_clips: SplitClips = "auto"
     metrics_port: int | None = None
 
 
@@ -57,7 +59,8 @@ class Crew:
 
     Args:
         root: the run folder's address; the actors write there.
-        rows: to render; there are never more samplers.
+        rows: to render; there are never more samplers, but where rows are split.
+        shares: over how many samplers the longest row can be spread (`tasks.split`).
         spawners: says of a placement and the root what starts an actor of each stage; default
             `Placement.spawners`.
         first: a row that the first sampler loads the checkpoint of, before it is given any; needs samplers
@@ -75,6 +78,7 @@ class Crew:
         first: Job | None = None,
         tell: Callable[[str], None] = log.info,
         show: Callable[[str], None] = lambda text: None,
+        shares: int = 1,
     ) -> None:
         self._cluster = cluster
         self._tell = tell
@@ -84,6 +88,7 @@ class Crew:
         self._first = first
         self._root = root
         self._rows = rows
+        self._shares = 1 if cluster.split_clips == "never" else shares
         self._opened: Future[_Opened] = Future()
         self._closing = Event()
         self._description = ""
@@ -185,6 +190,7 @@ class Crew:
         from tasks.pipeline import Pipeline, Stage
         from tasks.placement import Placement, place
         from tasks.pool import ActorPool
+        from tasks.split import splits
 
         cluster = self._cluster
         connect(cluster.address, cluster.local_gpus, cluster.metrics_port, cluster.local_cpus)
@@ -195,6 +201,7 @@ class Crew:
         placement = place(
             nodes(),
             self._rows,
+            shares=self._shares,
             samplers=cluster.samplers,
             threads=cluster.threads,
             gpus_per_sampler=cluster.gpus_per_sampler,
@@ -210,7 +217,10 @@ class Crew:
         }
         if self._first is not None and self._spawners is None:
             pools["sample"].workers[0].actor.warm_up.remote(self._first)
-        pipeline = Pipeline([Stage(pools["sample"]), Stage(pools["post"])])
+        pipeline = Pipeline(
+            [Stage(pools["sample"]), Stage(pools["post"])],
+            splits=splits(cluster.split_clips, self._rows, placement.samplers),
+        )
         mark("actors begun")
         if cluster.address is not None:
             _await_sampler(pipeline, placement, patience)

@@ -13,7 +13,12 @@ from tasks.job import Ending, Job
 
 @dataclass(eq=False)
 class Flight:
-    """One row on its way through the stages."""
+    """One row on its way through the stages.
+
+    Attributes:
+        attempt: while its shares are sampled by several actors, a `tasks.handover.Attempt`.
+        is_whole: it is not to be split, whatever the run does.
+    """
 
     job: Job
     source: Source
@@ -22,6 +27,14 @@ class Flight:
     chunks: Sequence[Any] = ()  # object references; the driver never holds pixels
     report: dict[str, Any] = field(default_factory=dict[str, Any])
     crashes: int = 0
+    attempt: Any = None
+    is_whole: bool = False
+
+    def end_attempt(self) -> None:
+        """Its shares are given up, if it has any; what they answer from now on counts nothing."""
+        if self.attempt is not None:
+            self.attempt.end()
+            self.attempt = None
 
 
 @dataclass(eq=False)

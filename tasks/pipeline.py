@@ -23,6 +23,7 @@ from tasks.disk import DiskFullError
 from tasks.flight import Flight, Source
 from tasks.job import Ending, Job
 from tasks.order import by_preference
+from tasks.out_of_memory import OutOfMemory
 from tasks.pool import (
     SLOTS,
     START_DEADLINE,
@@ -35,6 +36,7 @@ from tasks.pool import (
     wait,
     why_not_born,
 )
+from tasks.split import most_shares
 from tasks.startup import mark
 from tasks.telemetry import Load
 from tasks.utilisation import Utilisation, note_pools
@@ -67,10 +69,12 @@ class Pipeline:
 
     Args:
         stages: the first samples; rows enter it only while the later stages keep up.
+        splits: rows that can be are split over the samplers (`tasks.split`).
     """
 
-    def __init__(self, stages: list[Stage]) -> None:
+    def __init__(self, stages: list[Stage], *, splits: bool = False) -> None:
         self.stages = stages
+        self.splits = splits
         self._waiting: list[deque[Flight]] = [deque() for _ in stages]
         # Sampled rows that later stages may hold before sampling pauses.
         self._backlog = SLOTS * sum(len(stage.pool.workers) for stage in stages[1:]) + SLOTS
@@ -207,20 +211,28 @@ class Pipeline:
     def _start_calls(self) -> None:
         # From the last stage backwards: finishing rows frees memory, beginning them takes it.
         for index in range(len(self.stages) - 1, -1, -1):
-            pool = self.stages[index].pool
             queue = self._waiting[index]
-            while queue:
-                worker = pool.find(queue[0])
-                if worker is None:  # a suspect waits for an actor of its own, and others behind it
-                    break
-                pool.submit(worker, queue.popleft())
+            # a suspect waits for an actor of its own, and others behind it
+            while queue and self._submit(self.stages[index].pool, queue[0]):
+                queue.popleft()
         first = self.stages[0].pool
         while not self._waiting[0] and self._downstream() < self._backlog:
             worker = first.idlest()
             flight = self._next_row(worker) if worker is not None else None
             if worker is None or flight is None:
                 return
-            first.submit(worker, flight)
+            if self._most_shares(flight) == 1:
+                first.submit(worker, flight)
+            elif not self._submit(first, flight):  # it waits for all its actors
+                self._waiting[0].append(flight)
+
+    def _submit(self, pool: ActorPool, flight: Flight) -> bool:
+        """Give a row to an actor, or to several; whether there was room."""
+        return pool.accept(flight, self._most_shares(flight))
+
+    def _most_shares(self, flight: Flight) -> int:
+        is_split = self.splits and flight.stage == 0 and not flight.is_whole
+        return most_shares(flight.job) if is_split else 1
 
     def _downstream(self) -> int:
         running = sum(len(w.calls) for stage in self.stages[1:] for w in stage.pool.workers)
@@ -271,34 +283,51 @@ class Pipeline:
         if isinstance(answered, Broken):
             self._end_broken_call(stage, worker, call, answered)
             return
-        said = answered.said
+        said, chunks = answered.said, answered.chunks
         stage.pool.take(worker, call)
         if isinstance(said, StageFailure):
-            self._end_failed_call(stage, worker, flight, said)
+            self._end_failed_call(stage, worker, call, said)
             return
         stage.pool.note_answer()
         mark(f"first row: {stage.pool.name}")
         self.utilisation.note_answer(stage.pool.name, stage.pool.workers.index(worker))
+        if call.is_void:
+            return
+        if call.attempt is not None:
+            together = call.attempt.add(call.share, said, chunks)
+            if together is None:
+                return
+            said, chunks = together
+            flight.attempt = None
         for warned in said.pop("warned", ()):
             log.warning("row %s: %s: %s", flight.job.row.id, stage.pool.name, warned)
         notes = [each for each in (flight.report.get("note"), said.get("note")) if each]
         flight.report |= said
         if notes:  # each stage may have its own
             flight.report["note"] = "; ".join(notes)
-        flight.chunks = answered.chunks
+        flight.chunks = chunks
         self._advance(flight)
 
     def _end_failed_call(
-        self, stage: Stage, worker: Worker, flight: Flight, said: StageFailure
+        self, stage: Stage, worker: Worker, call: Call, said: StageFailure
     ) -> None:
+        flight = call.flight
         if said.ends_run:
             is_disk = said.error_type == DiskFullError.__name__
             raise (DiskFullError if is_disk else UnreachableError)(said.message)
-        log.info("row %s failed\n%s", flight.job.row.id, said.details)
+        if not call.is_void:
+            log.info("row %s failed\n%s", flight.job.row.id, said.details)
         if said.fatal:
             self._lose_actor(stage, worker, said.message, blame=False)
         else:
             stage.pool.note_answer()
+        if call.is_void:
+            return
+        if call.attempt is not None and said.error_type == OutOfMemory.__name__:
+            # one sampler by itself can try again with less, which it cannot while others wait
+            flight.is_whole = True
+            self._put_back(call)
+            return
         # A row that broke its actor may have found it broken: only another attempt can tell.
         if said.fatal or said.again:
             self._lose_row(flight, stage, said.message, said)
@@ -311,6 +340,8 @@ class Pipeline:
             return
         stage.pool.take(worker, call)
         flight = call.flight
+        if call.is_void:
+            return
         if said.lost == "frames":  # begin again: sampled latents are on disk
             flight.stage, flight.chunks = 0, ()
             self._lose_row(flight, stage, said.reason)
@@ -342,13 +373,20 @@ class Pipeline:
             )
         for call in lost:
             if call is not culprit:
-                self._waiting[call.flight.stage].appendleft(call.flight)
-        if culprit is not None:
+                self._put_back(call)
+        if culprit is not None and not culprit.is_void:
             self._lose_row(culprit.flight, stage, reason)
+
+    def _put_back(self, call: Call) -> None:
+        """The row is done again, without blame."""
+        if not call.is_void:
+            call.flight.end_attempt()
+            self._waiting[call.flight.stage].appendleft(call.flight)
 
     def _lose_row(
         self, flight: Flight, stage: Stage, reason: str, said: StageFailure | None = None
     ) -> None:
+        flight.end_attempt()
         flight.crashes += 1
         log.warning("row %s: attempt %d: %s", flight.job.row.id, flight.crashes, reason)
         if flight.crashes >= MAX_ROW_CRASHES:
@@ -368,6 +406,7 @@ class Pipeline:
         error_type: str | None = None,
         error_message: str | None = None,
     ) -> None:
+        flight.end_attempt()
         flight.chunks = ()
         flight.source.in_flight -= 1
         flight.source.on_end(

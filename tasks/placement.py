@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tasks.actors import PostActor, SamplerActor
 from tasks.cluster import ClusterError, Resources, in_words
+from tasks.pool import beside_samplers
 
 POST_PER_SAMPLER = 4  # most post-processing actors a sampler that have cores of their own
 SHARED_POST = 5  # samplers for which there is one that has none
@@ -70,26 +69,15 @@ class Placement:
                 .options(**sampler)
                 .remote(root, self.threads, next(waits, False))
             ),
-            "post": lambda: ray.remote(PostActor).options(**_beside_samplers()).remote(root),
+            "post": lambda: ray.remote(PostActor).options(**beside_samplers()).remote(root),
         }
-
-
-def _beside_samplers() -> dict[str, Any]:
-    """Options of a post-processing actor: on a node that computes, which a cluster's head may not."""
-    able = [
-        node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")
-    ]
-    options: dict[str, Any] = {"num_cpus": 0, "num_gpus": 0, "max_restarts": 0}
-    if able:  # should it die meanwhile, the pool starts another, elsewhere; "soft" may be anywhere
-        node = random.choice(able)
-        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
-    return options
 
 
 def place(
     found: Sequence[Resources],
     rows: int,
     *,
+    shares: int = 1,
     samplers: int | None = None,
     threads: int = 1,
     gpus_per_sampler: float = 1.0,
@@ -98,7 +86,8 @@ def place(
 
     Args:
         found: what each node has: a sampler lives on one.
-        rows: to render; there are never more samplers than rows.
+        rows: to render; there are never more samplers than rows, or than one row can be spread over.
+        shares: over how many samplers a row can be spread; 1 where rows are not split.
         samplers: exactly so many, instead.
 
     Raises:
@@ -112,7 +101,7 @@ def place(
     cpus = 1.0 if gpus else float(threads)
     one = Placement(1, cpus, gpus, threads, 1)
     most = one.most_on(found)
-    count = max(1, min(most, rows)) if samplers is None else samplers
+    count = max(1, min(most, max(rows, shares))) if samplers is None else samplers
     # Cores that no sampler takes are post-processing's; where there are none it shares theirs.
     left = int(sum(node.get("CPU", 0) for node in found) - count * cpus)
     beside = min(left, count * POST_PER_SAMPLER, rows)

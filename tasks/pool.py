@@ -6,6 +6,7 @@ died, is `tasks.pipeline`'s to say.
 
 from __future__ import annotations
 
+import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,13 +15,16 @@ from typing import Any, Literal
 
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tasks.actors import Report, StageFailure
 from tasks.flight import Flight
+from tasks.handover import Attempt
 from tasks.job import CALL_DEADLINE
 
 SLOTS = 2  # one at work, one waiting, so that an actor never idles between rows
 START_DEADLINE = 900.0  # seconds for an actor to come up: its node may have to be found and filled
+GATHER_SECONDS = 60.0  # for which a row that is to be split waits for actors that come up
 
 
 class PoolError(RuntimeError):
@@ -34,7 +38,14 @@ class Call:
     flight: Flight
     answers: Any  # references, those of chunks and last that of the report, as they are made
     ended: Any  # reference: there once the last answer is
+    share: int = 0
+    attempt: Attempt | None = None  # of a row that is split, at whose share this is
     head_since: float | None = None
+
+    @property
+    def is_void(self) -> bool:
+        """It is a share of a row that was given up since."""
+        return self.attempt is not None and self.attempt.is_over
 
 
 @dataclass(frozen=True)
@@ -109,9 +120,42 @@ class ActorPool:
     def _free(self, slots: int) -> list[Worker]:
         return [w for w in self.workers if w.ready and not w.alone and len(w.calls) < slots]
 
-    def submit(self, worker: Worker, flight: Flight) -> None:
-        answers = worker.actor.run.remote(flight.job, flight.chunks)
-        call = Call(flight, answers, answers.completed())
+    def gather(self, flight: Flight, most: int) -> list[Worker]:
+        """The workers that should take a row's shares, at most so many; none while they are busy, or
+        while others may still come up.
+
+        All shares go to their actors at once, and an actor takes its rows in turn: so no two rows can
+        wait for each other.
+        """
+        now = time.monotonic()
+        up = [worker for worker in self.workers if worker.ready]
+        if len(up) < most and any(
+            not worker.ready and now - worker.started_at < GATHER_SECONDS for worker in self.workers
+        ):
+            return []
+        wanted = flight.job.signature
+        free = self._free(1 if flight.crashes > 0 else SLOTS)
+        free.sort(key=lambda w: (len(w.calls), w.signature not in (None, wanted)))
+        count = min(most, len(up))
+        return free[:count] if len(free) >= count else []
+
+    def accept(self, flight: Flight, most: int = 1) -> bool:
+        """Give a row to an actor, or its shares to at most so many; whether there was room."""
+        most = min(most, len(self.workers))
+        found = self.find(flight) if most == 1 else None
+        workers = self.gather(flight, most) if most > 1 else [found] if found else []
+        if len(workers) > 1:
+            flight.attempt = Attempt(len(workers), beside_samplers())
+        for share, worker in enumerate(workers):
+            self.submit(worker, flight, share if len(workers) > 1 else None)
+        return bool(workers)
+
+    def submit(self, worker: Worker, flight: Flight, share: int | None = None) -> None:
+        """Give a row to an actor, or a share of it."""
+        attempt = None if share is None else flight.attempt
+        more = () if share is None else (flight.attempt.line(share),)
+        answers = worker.actor.run.remote(flight.job, flight.chunks, *more)
+        call = Call(flight, answers, answers.completed(), share or 0, attempt)
         worker.calls.append(call)
         worker.alone = flight.crashes > 0
         worker.signature = flight.job.signature
@@ -141,6 +185,19 @@ class ActorPool:
 def _start_clock(worker: Worker) -> None:
     if worker.calls and worker.calls[0].head_since is None:
         worker.calls[0].head_since = time.monotonic()
+
+
+def beside_samplers() -> dict[str, Any]:
+    """Options of an actor that mostly waits, without a logical CPU: on a node that computes, which a
+    cluster's head may not."""
+    able = [
+        node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")
+    ]
+    options: dict[str, Any] = {"num_cpus": 0, "num_gpus": 0, "max_restarts": 0}
+    if able:  # should it die meanwhile, the pool starts another, elsewhere; "soft" may be anywhere
+        node = random.choice(able)
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
+    return options
 
 
 def wait(references: Sequence[Any]) -> list[Any]:

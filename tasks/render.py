@@ -126,15 +126,16 @@ class RenderRun:
         finally:
             self.journal.close()
 
-    def pipeline(self, rows: int) -> Pipeline:
-        """The actors' pipeline; the run's clock starts when it is open.
+    def pipeline(self, rows: int, shares: int = 1) -> Pipeline:
+        """The actors' pipeline, for so many rows, of which one can be spread over so many samplers; the
+        run's clock starts when it is open.
 
         Raises:
             ClusterError: no cluster, or no room in it.
         """
         with self._opening:
             if self._crew is None:
-                self._crew = Crew(self.cluster, self.folder.address, rows)
+                self._crew = Crew(self.cluster, self.folder.address, rows, shares=shares)
             pipeline = self._crew.pipeline()
             if not self._started:
                 log.info("Ray: %s", self._crew.description())
@@ -264,17 +265,18 @@ def plan(run: RenderRun, skip_invalid: bool) -> Plan:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def render_shard(run: RenderRun, shard: Shard, rows: int) -> int:
+def render_shard(run: RenderRun, shard: Shard, rows: int, shares: int = 1) -> int:
     """Render one shard's rows; returns how many there were.
 
     Args:
-        rows: of the whole run, which the first shard starts the actors for.
+        rows, shares: of the whole run, which the first shard starts the actors for: how many there are,
+            and over how many samplers one can be spread.
     """
     tally = run.shard(shard)
     jobs = jobs_of(shard, run.manifest, run.catalogue, run.defaults, run.engine)
     started = time.monotonic()
     try:
-        run.pipeline(rows).render(
+        run.pipeline(rows, shares).render(
             (job for job in jobs if job.row.id not in tally.ended),
             partial(run.end, tally),
             shard.signature,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from zs2.relay import Share
     from zs2.sampler import ZS2Sampler
 
 
@@ -128,8 +129,10 @@ def joined(*notes: str | None) -> str | None:
     return "; ".join(note for note in notes if note) or None
 
 
-def sample(models: WarmModels, job: Job, latents_file: Path | None = None) -> Sampled:
-    """Sample the job's latents, or read them where an earlier attempt left them.
+def sample(
+    models: WarmModels, job: Job, latents_file: Path | None = None, share: Share | None = None
+) -> Sampled:
+    """Sample the job's latents, or read them where an earlier attempt left them; or a share of them.
 
     Raises:
         ModelError: weights that cannot be loaded. ClipError: an unusable clip or picture.
@@ -164,6 +167,7 @@ def sample(models: WarmModels, job: Job, latents_file: Path | None = None) -> Sa
         scheduler=row.scheduler,
         long_prompt=row.long_prompt,
         in_between=row.in_between,
+        share=share,
         output_type="latent",
         **models.equip(job),
     )[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tasks.job import Job
+from tasks.split import most_shares
 
 FINISHED_BYTES_PER_PIXEL = 0.03  # h264 at quality 18 on the demo's clips, rounded up
 LATENT_BYTES = 4
@@ -14,9 +15,9 @@ LATENT_BYTES = 4
 class Work:
     """What there is to do, added up over rows.
 
-    `controlled_pictures` are those of `unet_pictures` that have a ControlNet beside them,
-    `padded_pictures` those that are of no frame, `shallow_pictures` those of which the outermost blocks
-    alone are computed.
+    `most_shares`: over how many samplers the longest row can be spread. `controlled_pictures` are those
+    of `unet_pictures` that have a ControlNet beside them, `padded_pictures` those that are of no frame,
+    `shallow_pictures` those of which the outermost blocks alone are computed.
     """
 
     rows: int = 0
@@ -31,6 +32,7 @@ class Work:
     padded_pictures: int = 0
     video_bytes: int = 0
     latent_bytes: int = 0
+    most_shares: int = 1
 
     @classmethod
     def of(cls, job: Job) -> Work:
@@ -53,6 +55,7 @@ class Work:
             padded_pictures=job.padded_pictures,
             video_bytes=int(job.output_frames * pixels * FINISHED_BYTES_PER_PIXEL) + 2048,
             latent_bytes=row.num_frames * latent * LATENT_BYTES,
+            most_shares=most_shares(job),
         )
 
     @property
@@ -74,3 +77,4 @@ class Work:
         self.padded_pictures += other.padded_pictures
         self.video_bytes += other.video_bytes
         self.latent_bytes += other.latent_bytes
+        self.most_shares = max(self.most_shares, other.most_shares)

@@ -24,7 +24,15 @@ MAY_IMPORT = {
     "flows": {"flows", "tasks", "zs2", "manifests"},
     "infra": set(PACKAGES),
 }
-RAY = ("actors", "cluster", "placement", "pool", "render", "telemetry")  # modules of tasks/
+RAY = (
+    "actors",
+    "cluster",
+    "handover",
+    "placement",
+    "pool",
+    "render",
+    "telemetry",
+)  # modules of tasks/
 # Library → where it may be imported: a package, or a file of one.
 ONLY_IN = {
     "prefect": ("flows/", "tasks/render.py", "tasks/artifacts.py", "infra/"),

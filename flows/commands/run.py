@@ -71,7 +71,7 @@ def run(
     interrupted."""
     folder = RunFolder(out or default_out(manifest))
     with folder.view() as seen:
-        rows, first = _rows_to_render(manifest, seen, settings)
+        rows, shares, first = _rows_to_render(manifest, seen, settings)
         settled = _settled(manifest, seen, settings) if not rows else None
     folder.create()
     with folder.lock("starting"):  # refused now rather than after Prefect and Ray have started
@@ -87,7 +87,8 @@ def run(
     show = (lambda _: None) if quiet else say
     crew = None
     if rows:
-        crew = Crew(settings.cluster(), folder.address, rows, first=first, tell=tell, show=show)
+        more: dict[str, Any] = {"first": first, "shares": shares, "tell": tell, "show": show}
+        crew = Crew(settings.cluster(), folder.address, rows, **more)
     try:
         with Progress(quiet) as progress:
             summary = _run_flow(manifest, folder, settings, progress, crew)
@@ -133,9 +134,9 @@ def run_again(out: str, *, quiet: bool, as_json: bool) -> int:
 
 def _rows_to_render(
     manifest: str, folder: RunFolder, settings: RenderSettings
-) -> tuple[int, Job | None]:
-    """How many rows are left to render, and the first of them where it is known, from a quick look
-    before anything heavy is started.
+) -> tuple[int, int, Job | None]:
+    """How many rows are left to render, over how many samplers one of them can be spread, and the first
+    of them where it is known, from a quick look before anything heavy is started.
 
     Raises:
         UsageError: bad rows. AssembleError: no encoder for a row's codec on this machine, where the
@@ -145,7 +146,7 @@ def _rows_to_render(
     source = open_manifest(manifest)
     defaults = check_defaults(settings.defaults)
     if source.num_rows > QUICK_CHECK_ROWS and _settled(manifest, folder, settings) is None:
-        return source.num_rows, None
+        return source.num_rows, 1, None
     catalogue, engine = settings.catalogue(), Engine(settings.dtype, settings.safety_checker)
     made = make_plan(
         source,
@@ -165,8 +166,9 @@ def _rows_to_render(
         check_encoders(made.codecs)
     mark("checked")
     if not made.shards:
-        return 0, None
-    return made.work.rows, next(jobs_of(made.shards[0], source, catalogue, defaults, engine))
+        return 0, 1, None
+    first = next(jobs_of(made.shards[0], source, catalogue, defaults, engine))
+    return made.work.rows, made.work.most_shares, first
 
 
 def _settled(manifest: str, folder: RunFolder, settings: RenderSettings) -> dict[str, Any] | None:
