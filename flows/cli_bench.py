@@ -79,3 +79,26 @@ def bench_pipeline(
     from flows.bench import pipeline
 
     _tell(pipeline.pipeline(rows, samplers), pipeline.text, as_json)
+
+
+@app.command("chain")
+def bench_chain(
+    frames: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Length of a clip; repeatable; default 8, 16, 64, 256 and 1024; 0: none."
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Of these clips.")] = 2,
+    pairs: Annotated[
+        int, typer.Option(help="Of one sampler and two on the same clip; 0 leaves that out.")
+    ] = 5,
+    relay_frames: Annotated[int, typer.Option(help="Of that clip.")] = 64,
+    relay_steps: Annotated[int, typer.Option(help="Of that clip.")] = 10,
+    as_json: JsonOption = False,
+) -> None:
+    """Time and memory of long clips, and of one clip on two samplers."""
+    from flows.bench import chain
+
+    lengths = [8, 16, 64, 256, 1024] if frames is None else [f for f in frames if f]
+    _tell(chain.chain(lengths, steps, pairs, relay_frames, relay_steps), chain.text, as_json)
