@@ -124,12 +124,12 @@ def relayed(pairs: int, num_frames: int, steps: int) -> dict[str, Any]:
         told: list[Mapping[str, Any]] = []
         for _ in range(pairs):
             began = time.monotonic()
-            alone = ray.get(actors[0].sample.remote(num_frames, steps))
+            alone: Any = ray.get(actors[0].sample.remote(num_frames, steps))
             one.append(time.monotonic() - began)
             attempt = Attempt(SHARES, options)
             ray.get(attempt.line(0).mailbox.__ray_ready__.remote())
             began = time.monotonic()
-            shares = ray.get(
+            shares: Any = ray.get(
                 [
                     actor.sample.remote(num_frames, steps, attempt.line(i))
                     for i, actor in enumerate(actors)
@@ -172,12 +172,12 @@ def text(report: Mapping[str, Any]) -> str:
     for kind, found in report["lengths"].items():
         title = "with a ControlNet" if kind == "controlnet" else "by themselves"
         lines += ["", f"clips of zs2-mini {title}, {report['steps']} steps, {THREADS} thread:"]
-        header = ("frames", "seconds", "s/frame", "peak MB", "latents MB", "control MB", "×")
+        header = ("frames", "seconds", "s/frame", "peak MB", "process MB", "latents MB", "×")
         lines.append(table(_lengths(found), header))
     if report["lengths"]:
         lines.append(
-            f"peak: of the process while it samples, over the model; ×: less the latents and the control "
-            f"clip, over that of {LONG} frames (aim: at most {MOST_GROWTH})"
+            f"peak: of the process while it samples, over what it held before, the model and the control "
+            f"clip; ×: less the latents, over that of {LONG} frames (aim: at most {MOST_GROWTH})"
         )
     if report["relay"] is not None:
         lines += ["", *_relay_lines(report["relay"])]
@@ -187,14 +187,14 @@ def text(report: Mapping[str, Any]) -> str:
 def _lengths(found: Sequence[Mapping[str, Any]]) -> Iterable[tuple[str, ...]]:
     base = next((one for one in found if one["frames"] == LONG), found[0])
     for one in found:
-        held, first = (each["mb"] - each["mb_latents"] - each["mb_control"] for each in (one, base))
+        held, first = (each["mb"] - each["mb_latents"] for each in (one, base))
         yield (
             f"{one['frames']:,}",
             f"{one['seconds']:.1f}",
             f"{one['seconds'] / one['frames']:.3f}",
             f"{one['mb']:.0f}",
+            f"{one['mb_process']:.0f}",
             f"{one['mb_latents']:.1f}",
-            f"{one['mb_control']:.1f}",
             f"{held / first:.2f}",
         )
 
