@@ -144,10 +144,12 @@ class ActorPool:
         most = min(most, len(self.workers))
         found = self.find(flight) if most == 1 else None
         workers = self.gather(flight, most) if most > 1 else [found] if found else []
-        if len(workers) > 1:
+        if len(workers) == 1:
+            self.submit(workers[0], flight)
+        elif workers:
             flight.attempt = Attempt(len(workers), beside_samplers())
-        for share, worker in enumerate(workers):
-            self.submit(worker, flight, share if len(workers) > 1 else None)
+            for share, worker in enumerate(workers):
+                self.submit(worker, flight, share)
         return bool(workers)
 
     def submit(self, worker: Worker, flight: Flight, share: int | None = None) -> None:
