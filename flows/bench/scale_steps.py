@@ -24,12 +24,10 @@ REAL_FRAMES = 8
 def sleeping(actors: int, batches: int, seconds: float) -> dict[str, Any]:
     """Samplers that sleep over each row, driven by the whole flow.
 
-    Everything counts from the moment when each actor has had time for two rows until the last rows
-    are handed out.
-
     Returns:
-        `busy`, the share of that time that the actors slept, by their own clocks; `driver`, the
-        processor's seconds of this process in each second of it; `rows_per_second`, and `ideal`.
+        `busy`, see `busy_share`; and from the moment when each actor has had time for two rows until the
+        last rows are handed out, `driver`, the processor's seconds of this process in each second,
+        `rows_per_second`, and `ideal`.
     """
     from flows.bench.flow_run import run_flow
     from flows.bench.noop_crew import noop_crew
@@ -38,10 +36,11 @@ def sleeping(actors: int, batches: int, seconds: float) -> dict[str, Any]:
 
     rows = actors * batches
     settings = RenderSettings(samplers=actors)  # pyright: ignore[reportCallIssue]
-    marks: list[_Mark] = []
+    marks: list[Mark] = []
 
     def on_row(row: ResultRow) -> None:
-        marks.append(_Mark(time.perf_counter(), time.process_time(), row.seconds_sample or 0.0))
+        slept, actor = row.seconds_sample or 0.0, row.node or ""
+        marks.append(Mark(time.perf_counter(), time.process_time(), slept, actor))
 
     def crew(root: str) -> Crew:
         cluster = replace(settings.cluster(), local_cpus=actors, local_gpus=0)
@@ -53,13 +52,10 @@ def sleeping(actors: int, batches: int, seconds: float) -> dict[str, Any]:
     assert summary["rows"]["ok"] == rows
     first, last = marks[2 * actors], marks[rows - 2 * actors]
     length = last.at - first.at
-    slept = sum(
-        max(0.0, min(mark.at, last.at) - max(mark.at - mark.slept, first.at)) for mark in marks
-    )
     return {
         "rows": rows,
         "seconds": length,
-        "busy": slept / (actors * length),
+        "busy": busy_share(marks),
         "driver": (last.used - first.used) / length,
         "rows_per_second": (rows - 4 * actors) / length,
         "ideal": actors / seconds,
@@ -68,12 +64,26 @@ def sleeping(actors: int, batches: int, seconds: float) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Mark:
-    """A row's end: when, the processor's seconds of this process by then, and how long it was slept on."""
+class Mark:
+    """A row's end: when, the processor's seconds of this process by then, how long the row was slept
+    over by the actor's own clock, and by which."""
 
     at: float
     used: float
     slept: float
+    actor: str
+
+
+def busy_share(marks: Sequence[Mark]) -> float:
+    """The share of their time that actors slept, each from the end of the row that ends its first third
+    to that of its last but one: before, actors come up, those after it too, and rows end late; after,
+    rows run out."""
+    by_actor: dict[str, list[Mark]] = {}
+    for mark in marks:
+        by_actor.setdefault(mark.actor, []).append(mark)
+    counted = [own[len(own) // 3 : -1] for own in by_actor.values() if len(own) >= 4]
+    slept = sum(mark.slept for own in counted for mark in own[1:])
+    return slept / sum(own[-1].at - own[0].at for own in counted)
 
 
 def real(rows: int, pairs: int) -> dict[str, Any]:

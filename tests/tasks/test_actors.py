@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from manifests.row import parse_row
 from manifests.storage import RunFolder
@@ -20,6 +22,7 @@ from tasks.job import Ending, Engine, Job, result_row
 from tasks.pipeline import Pipeline, Stage
 from tasks.placement import place
 from tasks.pool import ActorPool
+from tasks.startup import SAMPLER_NICENESS
 from tasks.warm import WarmModels
 from tests import tiny_models
 
@@ -36,6 +39,30 @@ def tiny_job(tiny_model: Path) -> TinyJob:
         return catalogue.job(parse_row(own), own, ".", 0, Engine())
 
     return make
+
+
+def test_a_sampler_is_warm_before_its_first_row(
+    local_ray: list[Resources], tiny_job: TinyJob, tiny_model: Path, tmp_path: Path
+):
+    """Told of a job, it has that checkpoint; of one whose weights do not load, it lives on and keeps
+    what is wrong for the row. The first sampler starts before the others: of the same niceness later."""
+    broken = tmp_path / "broken"
+    subprocess.run(["cp", "-r", tiny_model, broken], check=True)
+    bad, good = tiny_job("bad", broken), tiny_job("good")
+    for weights in (broken / "unet").glob("*.safetensors"):
+        weights.write_bytes(b"not weights")
+    spawn = place(local_ray, 2).spawners(str(RunFolder(tmp_path / "out").create().root))["sample"]
+    first, second = spawn(), spawn()
+    ray.get([first.warm_up.remote(bad), first.warm_up.remote(good)])
+
+    def look(self: Any) -> tuple[bool, int]:
+        return self.models._sampler is not None, os.nice(0)
+
+    looks = [ray.get(actor.__ray_call__.remote(look)) for actor in (first, second)]
+    for actor in (first, second):
+        ray.kill(actor)
+    assert [warm for warm, _ in looks] == [True, False]
+    assert {niceness for _, niceness in looks} == {max(SAMPLER_NICENESS, os.nice(0))}
 
 
 def test_rows_end_to_end(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flows.bench import scale as bench
+from flows.bench.scale_steps import Mark, busy_share
 from flows.errors import UsageError
 
 
@@ -21,6 +22,13 @@ def test_limits_are_kept_or_missed():
     assert not bench.judged_sleeping(good | {"driver": 0.31})["within"]
     assert bench.judged_real({"efficiency": [0.5, 0.91, 0.95]})["within"]
     assert not bench.judged_real({"efficiency": [0.5, 0.89, 0.95]})["within"]
+
+
+def test_busy_is_what_each_actor_slept_between_its_rows():
+    """Warm-up and end are left out, of each actor: 2 s of sleep in 2.5 s, and in 2 s."""
+    ends = {"slow": [3.0, 10.0, 12.5, 15.0, 15.1], "quick": [4.0, 6.0, 8.0, 10.0, 90.0]}
+    marks = [Mark(at, 0.0, 2.0, actor) for actor, own in ends.items() for at in own]
+    assert busy_share(marks) == pytest.approx(8 / (5 + 4))
 
 
 @pytest.mark.parametrize("numbers", [(0, 16, 2.0), (1, 5, 2.0), (1, 16, 0.0)])
