@@ -3,22 +3,136 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
 
-from flows.options import JsonOption
+from flows.options import DtypeOption, JsonOption, ThreadsOption
 
 app = typer.Typer(
     help="Measure this machine and this version.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
+MarkdownOption = Annotated[bool, typer.Option("--markdown", help="Print it for a report.")]
+RoundsOption = Annotated[int, typer.Option(help="How often each is measured, in turn.")]
+SidesOption = Annotated[list[int], typer.Option("--side", help="Pixels; repeatable.")]
+CoresOption = Annotated[
+    int | None, typer.Option("--threads", help="Of the CPU; default its cores.")
+]
+PairsOption = Annotated[int, typer.Option(help="How often each side is measured, in turn.")]
+
+
 def _tell(
-    report: Mapping[str, Any], text: Callable[[Mapping[str, Any]], str], as_json: bool
+    report: Mapping[str, Any],
+    text: Callable[[Mapping[str, Any]], str],
+    as_json: bool,
+    markdown: Callable[[Mapping[str, Any]], str] | None = None,
 ) -> None:
-    print(json.dumps(report, ensure_ascii=False) if as_json else text(report))
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False))
+    else:
+        print((markdown or text)(report))
+
+
+def _cores(threads: int | None) -> int:
+    return len(os.sched_getaffinity(0)) if threads is None else threads
+
+
+@app.command("sampler")
+def bench_sampler(
+    model: Annotated[str, typer.Option(help="As in a manifest.")] = "zs2-mini",
+    unet: Annotated[
+        str | None, typer.Option(help="sd15 or sdxl: that size with random weights, for a GPU.")
+    ] = None,
+    frames: Annotated[int, typer.Option(help="Of the clip; of 2 or more.")] = 8,
+    batch: Annotated[int, typer.Option(help="Frames a UNet call, of each side.")] = 8,
+    steps: Annotated[int | None, typer.Option(help="Default the model's own.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Default the model's own.")] = None,
+    side: Annotated[int | None, typer.Option(help="Pixels; default the model's own.")] = None,
+    dtype: DtypeOption = "auto",
+    pairs: PairsOption = 5,
+    threads: CoresOption = None,
+    as_json: JsonOption = False,
+    as_markdown: MarkdownOption = False,
+) -> None:
+    """ZS² beside diffusers' DDIM and TextToVideoZero on the same work; what momentum attention adds."""
+    from flows.commands.sample import prepare_torch
+
+    prepare_torch(1)  # and the sampler's own number after
+    from flows.bench import sampler
+
+    report = sampler.sampler(
+        model=model,
+        unet=unet,
+        frames=frames,
+        batch=batch,
+        steps=steps,
+        guidance=guidance,
+        side=side,
+        dtype=dtype,
+        pairs=pairs,
+        threads=_cores(threads),
+    )
+    _tell(report, sampler.text, as_json, sampler.markdown if as_markdown else None)
+
+
+@app.command("noise")
+def bench_noise(
+    model: Annotated[str, typer.Option(help="As in a manifest.")] = "zs2-mini",
+    frames: Annotated[int, typer.Option(help="Of the clip.")] = 8,
+    kl_target: Annotated[float, typer.Option(help="λ.")] = 0.01,
+    rounds: RoundsOption = 9,
+    threads: CoresOption = None,
+    as_json: JsonOption = False,
+    as_markdown: MarkdownOption = False,
+) -> None:
+    """Time of each noise solver a frame pair, and its share in a clip."""
+    from flows.commands.sample import prepare_torch
+
+    prepare_torch(1)  # and the sampler's own number after
+    from flows.bench import noise
+
+    report = noise.noise(
+        model=model, frames=frames, kl_target=kl_target, rounds=rounds, threads=_cores(threads)
+    )
+    _tell(report, noise.text, as_json, noise.markdown if as_markdown else None)
+
+
+@app.command("post")
+def bench_post(
+    frames: Annotated[int, typer.Option(help="Of the clip.")] = 8,
+    sides: SidesOption = [64, 256],  # noqa: B006 typer's way
+    rounds: RoundsOption = 3,
+    threads: ThreadsOption = 1,
+    as_json: JsonOption = False,
+    as_markdown: MarkdownOption = False,
+) -> None:
+    """Frames a second and bytes of the temporal and spatial methods."""
+    from flows.commands.sample import prepare_torch
+
+    prepare_torch(threads)
+    from flows.bench import stages
+
+    report = stages.post(frames=frames, sides=sides, rounds=rounds)
+    _tell(report, stages.text, as_json, stages.markdown if as_markdown else None)
+
+
+@app.command("encode")
+def bench_encode(
+    frames: Annotated[int, typer.Option(help="Of the clip.")] = 24,
+    sides: SidesOption = [64, 256],  # noqa: B006 typer's way
+    rounds: RoundsOption = 3,
+    as_json: JsonOption = False,
+    as_markdown: MarkdownOption = False,
+) -> None:
+    """Frames a second and bytes of each codec, verified as in a render."""
+    from flows.bench import stages
+
+    report = stages.encode(frames=frames, sides=sides, rounds=rounds)
+    _tell(report, stages.text, as_json, stages.markdown if as_markdown else None)
 
 
 @app.command("plan")

@@ -95,7 +95,7 @@ def decode_in_chunks(
     models: WarmModels, fallbacks: Fallbacks, job: Job, latents: torch.Tensor
 ) -> Iterator[tuple[Frames, str | None]]:
     """As `decode_in_memory`, some frames at a time; with each, what the ledger should know by then."""
-    from zs2.decoding import in_tiles
+    from zs2.decoding import frames_a_call, in_tiles
 
     def decode(part: torch.Tensor, needed: Sequence[str]) -> Frames:
         sampler = models.sampler(job, offload=OFFLOAD in needed)
@@ -105,8 +105,10 @@ def decode_in_chunks(
             return sampler.decode(part)
 
     side = job.model.scale_factor
-    frames = frames_a_chunk(*(side * length for length in latents.shape[-2:]))
-    for part in latents.split(frames):
+    size = [side * length for length in latents.shape[-2:]]
+    call = frames_a_call(*size)
+    whole = max(1, frames_a_chunk(*size) // call)  # calls: a frame's bytes depend on its own
+    for part in latents.split(whole * call):
         decoded, needed = fallbacks.attempt(_shape(job), "decode", partial(decode, part))
         yield decoded, _memory_note("decoded", needed)
 

@@ -15,6 +15,7 @@ from manifests.stored_inputs import StoredClip
 from tasks.clips import ClipError, read_clip, read_picture
 from tasks.job import Job, Signature
 from zs2.addons import AddOn
+from zs2.text_cache import TextCache
 
 if TYPE_CHECKING:
     from zs2.clip_score import ClipScorer
@@ -32,6 +33,7 @@ class WarmModels:
         self._sampler: ZS2Sampler | None = None
         self._is_offloaded = False
         self._controlnet: tuple[str, str] | None = None
+        self._loras: tuple[tuple[str, float], ...] = ()
         self._depth: tuple[AddOn, DepthModel] | None = None
         self._scorer: ClipScorer | None = None
 
@@ -48,7 +50,8 @@ class WarmModels:
         if self._sampler is None or self._signature != checkpoint:
             # free the old model first
             self._signature = self._sampler = self._controlnet = None
-            self._sampler = _load(job, offload)
+            self._sampler, self._loras = _load(job, offload), ()
+            self._sampler.texts = TextCache()  # rows of one prompt encode it once
             self._signature, self._is_offloaded = checkpoint, offload
         elif offload and not self._is_offloaded:
             self._depth = None
@@ -65,7 +68,7 @@ class WarmModels:
         Raises:
             ModelError: an add-on that cannot be loaded. ClipError: an unusable clip or picture.
         """
-        from zs2.addons import use_ip_adapter, use_loras
+        from zs2.addons import use_ip_adapter
 
         row, conditions = job.row, job.conditions
         if conditions.lost:
@@ -84,7 +87,7 @@ class WarmModels:
             with _at_hand(conditions.ip_adapter_image) as picture:
                 arguments["ip_adapter_image"] = Image.fromarray(read_picture(picture))
         self._use_controlnet(sampler, job)
-        use_loras(sampler.pipe, conditions.loras)
+        self._use_loras(sampler, job)
         use_ip_adapter(sampler.pipe, conditions.ip_adapter, row.ip_adapter_scale or 0.0)
         return arguments
 
@@ -110,6 +113,17 @@ class WarmModels:
 
         device = _device(self.sampler(job).pipe)
         return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+    def _use_loras(self, sampler: ZS2Sampler, job: Job) -> None:
+        from zs2.addons import use_loras
+        from zs2.checkpoints.lora import identity_of
+
+        loras = job.conditions.loras
+        wanted = tuple((identity_of(lora), lora.weight) for lora in loras)
+        if wanted != self._loras and sampler.texts is not None:
+            sampler.texts.clear()  # they may act on the text encoders
+        self._loras = wanted
+        use_loras(sampler.pipe, loras)
 
     def _use_controlnet(self, sampler: ZS2Sampler, job: Job) -> None:
         from zs2.addons import load_controlnet

@@ -72,10 +72,12 @@ def momentum_average(
     states = hidden_states if exact else hidden_states.float()
     average = torch.empty_like(states)
     previous = carried
-    for i, mu in enumerate(momentum):
-        current = states[:, i]
-        average[:, i] = current if previous is None else torch.lerp(current, previous, mu)
-        previous = average[:, i]
+    for mu, current, out in zip(momentum, states.unbind(1), average.unbind(1), strict=True):
+        if previous is None:
+            out.copy_(current)
+        else:
+            torch.lerp(current, previous, mu, out=out)
+        previous = out
     return average
 
 
@@ -88,6 +90,7 @@ class MomentumState:
         chain: at a segment border, `exact` carries the average, `anchor` the last frame itself.
         start, count: the segment's first frame, and how many of its frames are not padding.
         padded_count: frames in the UNet call.
+        texts: the clip's `zs2.text_attention.TextState`, where there is one.
         first: the clip's frame that the batch begins with; not 0 where it holds a share of the clip.
     """
 
@@ -98,6 +101,7 @@ class MomentumState:
     count: int = 0
     padded_count: int = 0
     carried: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    texts: Any = None
 
     def reset(self) -> None:
         """Forget the averages: the clip's first frame comes next (each denoising step)."""

@@ -154,7 +154,7 @@ def text2video_zero(
         steps = whole("num_inference_steps", num_inference_steps)
     num_frames = whole("num_frames", num_frames)
     config = ClipConfig(num_frames, kwargs.get("segment_frames"))
-    begin, warp = _begin_and_warp(steps, t0, t1)
+    begin, warp = begin_and_warp(steps, t0, t1)
     run = _Run(
         sampler,
         config,
@@ -310,8 +310,12 @@ def without_memory(scheduler: Any) -> Any:
     return scheduler
 
 
-def _begin_and_warp(steps: int, t0: int | None, t1: int | None) -> tuple[int, int]:
-    """The steps of n, counted from the noise, that t1 and t0 name."""
+def begin_and_warp(steps: int, t0: int | None, t1: int | None) -> tuple[int, int]:
+    """The steps of n, counted from the noise, that t1 and t0 name; None is what suits n.
+
+    Raises:
+        ValueError: unless 0 ≤ t0 ≤ t1 < steps.
+    """
     begin = round(START_STEP * steps / PAPER_STEPS)
     warp = min(max(round(WARP_STEP * steps / PAPER_STEPS), begin + 1), steps - 1)
     t0 = steps - 1 - warp if t0 is None else t0

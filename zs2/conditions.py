@@ -6,7 +6,7 @@ the last bits.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -54,6 +54,7 @@ class TextEncoding:
         clip_skip: layers to leave out at the end of the text encoder, for prompts, not negative ones.
         lora_scale: of LoRAs in the text encoder.
         second: SDXL's prompt_2 and negative_prompt_2, what its second encoder reads instead.
+        kept: gives the encoding of a key, else what makes it (`TextCache.get`); None encodes anew.
 
     Raises:
         ValueError: another `long_prompt`, more layers left out than there are, or second prompts where
@@ -67,6 +68,7 @@ class TextEncoding:
         clip_skip: int | None = None,
         lora_scale: float | None = None,
         second: tuple[str | None, str | None] = (None, None),
+        kept: Callable[[Hashable, Callable[[], Encoded]], Encoded] | None = None,
     ) -> None:
         if long_prompt not in LONG_PROMPTS:
             raise ValueError(
@@ -76,6 +78,7 @@ class TextEncoding:
         self.long_prompt = long_prompt
         self.clip_skip = clip_skip
         self.lora_scale = lora_scale
+        self.kept = kept
         own = (getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2"))
         self.tokenizers = [tokenizer for tokenizer in own if tokenizer is not None]
         self.has_pooled = getattr(pipe, "text_encoder_2", None) is not None
@@ -193,8 +196,14 @@ class TextEncoding:
     ) -> Encoded:
         """Parts one behind the other; empty ones at the end, for all of a clip must be of one length."""
         padded = [*parts, *[""] * (most - len(parts))]
-        encoded = [self._encode_part(part, clip_skip, second) for part in padded]
+        encoded = [self._kept_part(part, clip_skip, second) for part in padded]
         return Encoded(torch.cat([part.tokens for part in encoded], dim=1), encoded[0].pooled)
+
+    def _kept_part(self, text: str, clip_skip: int | None, second: str | None) -> Encoded:
+        if self.kept is None:
+            return self._encode_part(text, clip_skip, second)
+        key = (text, clip_skip, second, self.lora_scale)
+        return self.kept(key, lambda: self._encode_part(text, clip_skip, second))
 
     def _encode_part(self, text: str, clip_skip: int | None, second: str | None) -> Encoded:
         pipe = self.pipe

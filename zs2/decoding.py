@@ -1,4 +1,4 @@
-"""Latents to RGB frames, as the pipeline's own last step does it, one frame a call."""
+"""Latents to RGB frames, as the pipeline's own last step does it, a fixed number of frames a call."""
 
 from __future__ import annotations
 
@@ -11,28 +11,40 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+CALL_PIXELS = 2**15  # of one call of the autoencoder, where one frame has no more
+CALL_FRAMES = 8  # at most: those of a segment
+
+
+def frames_a_call(height: int, width: int) -> int:
+    """How many frames of this size, in pixels, are decoded together: 8 of 64×64, 2 of 128×128, else 1."""
+    return max(1, min(CALL_FRAMES, CALL_PIXELS // (height * width)))
+
 
 @torch.no_grad()
 def decode(
     pipe: Any, latents: Float[Tensor, "frame channel h w"]
 ) -> UInt8[np.ndarray, "frame height width 3"]:
-    """Decode frame by frame: bytes and memory do not depend on the clip's length.
+    """Decode small frames `frames_a_call` at a time, the rest of them and large ones one by one: memory
+    does not depend on the clip's length, nor do a frame's bytes on how a clip is cut into parts, as
+    long as all parts but the last are whole calls.
 
     A checkpoint's safety checker is honoured (a flagged frame is black, as in diffusers), and so is an
     SDXL pipeline's watermark.
     """
     device = pipe._execution_device
+    side = pipe.vae_scale_factor
+    size = frames_a_call(latents.shape[-2] * side, latents.shape[-1] * side)
+    count = len(latents) // size * size  # of whole calls
     with _decodable(pipe) as vae:
-        frames = [
-            _decode_frame(pipe, vae, latent, device)
-            for latent in latents.to(device, vae.dtype).split(1)
-        ]
+        moved = latents.to(device, vae.dtype)
+        calls = [*moved[:count].split(size), *moved[count:].split(1)]
+        frames = [_decode_call(pipe, vae, call, device) for call in calls if len(call)]
     pipe.maybe_free_model_hooks()
     return np.concatenate(frames)
 
 
-def _decode_frame(pipe: Any, vae: Any, latent: Tensor, device: torch.device) -> np.ndarray:
-    image = vae.decode(_unscaled(latent, vae.config), return_dict=False)[0]
+def _decode_call(pipe: Any, vae: Any, latents: Tensor, device: torch.device) -> np.ndarray:
+    image = vae.decode(_unscaled(latents, vae.config), return_dict=False)[0]
     flagged = None
     if hasattr(pipe, "run_safety_checker"):
         image, flagged = pipe.run_safety_checker(image, device, image.dtype)
@@ -43,14 +55,13 @@ def _decode_frame(pipe: Any, vae: Any, latent: Tensor, device: torch.device) -> 
     return (pixels * 255).round().astype(np.uint8)
 
 
-def _unscaled(latent: Tensor, config: Any) -> Tensor:
+def _unscaled(latents: Tensor, config: Any) -> Tensor:
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is None or std is None:
-        return latent / config.scaling_factor
+        return latents / config.scaling_factor
     shape = (1, -1, 1, 1)
-    return latent * latent.new_tensor(std).view(shape) / config.scaling_factor + latent.new_tensor(
-        mean
-    ).view(shape)
+    spread, middle = (latents.new_tensor(values).view(shape) for values in (std, mean))
+    return latents * spread / config.scaling_factor + middle
 
 
 @contextmanager

@@ -2,9 +2,9 @@
 
 UNet and autoencoder are built from their configuration on torch's `meta` device, where tensors have
 shapes and no data, and do what they do in a render: a UNet call of a segment in the middle of a long
-clip, with momentum attention and its carried averages, and one frame decoded. Storages are counted from
-when an operator makes them until Python lets go of the last tensor on them; the most at once is the
-answer.
+clip, with momentum attention, its carried averages and the projected text, and a call of decoding.
+Storages are counted from when an operator makes them until Python lets go of the last tensor on them;
+the most at once is the answer.
 
 Assumed: attention by a fused kernel (flash or memory-efficient, which is what
 `scaled_dot_product_attention` takes on a GPU), which holds its output and a log-sum-exp a query and never
@@ -28,8 +28,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from zs2.attention import MomentumState, momentum_attention
 from zs2.config import SEGMENT_FRAMES, ClipConfig
+from zs2.decoding import frames_a_call
 from zs2.models import Memory, ModelError, ModelInfo, configurations
 from zs2.segments import segmented
+from zs2.text_attention import text_attention
 
 TOKENS = 77  # of a prompt, for CLIP's text encoders
 
@@ -41,6 +43,7 @@ def activation_bytes(
     width: int | None = None,
     dtype: torch.dtype = torch.float16,
     configs: Mapping[str, Mapping[str, Any]] | None = None,
+    tokens: int = TOKENS,
 ) -> Memory:
     """The most that one UNet call and decoding hold at once, in bytes, beside the model's weights.
 
@@ -52,6 +55,7 @@ def activation_bytes(
         height, width: pixels; default the model's own.
         dtype: of the weights, and so of the activations.
         configs: the model's configuration files; default those on this machine (`configurations`).
+        tokens: of a prompt; more than CLIP's 77 where long ones are read in parts.
 
     Raises:
         ModelError: no UNet or autoencoder can be built from its configuration, or run at this size.
@@ -66,7 +70,7 @@ def activation_bytes(
             kind = configs["model_index.json"].get("vae") or ("diffusers", "AutoencoderKL")
             vae = _build(kind[1], configs["vae/config.json"], dtype)
             return Memory(
-                unet=_unet_bytes(info, unet, segment_frames, size),
+                unet=_unet_bytes(info, unet, segment_frames, size, tokens),
                 decode=_decode_bytes(info, vae, size),
             )
     # a configuration put together wrongly makes diffusers raise anything
@@ -94,7 +98,9 @@ def guidance_copies(info: ModelInfo, unet: Any) -> int:
     return 1 if unet.config.time_cond_proj_dim else 2  # distilled: guidance is a condition
 
 
-def _unet_bytes(info: ModelInfo, unet: Any, segment_frames: int, size: tuple[int, int]) -> int:
+def _unet_bytes(
+    info: ModelInfo, unet: Any, segment_frames: int, size: tuple[int, int], tokens: int
+) -> int:
     """Of the second of three segments: it has a segment's averages before and after it."""
     num_frames = 2 * segment_frames
     batch = guidance_copies(info, unet) * num_frames
@@ -104,9 +110,10 @@ def _unet_bytes(info: ModelInfo, unet: Any, segment_frames: int, size: tuple[int
     with (
         held(unet) as live,
         momentum_attention(unet, state),
+        text_attention(unet, state),
         segmented(unet, num_frames, segment_frames, state),
     ):
-        text = (TOKENS, config.encoder_hid_dim or config.cross_attention_dim)
+        text = (tokens, config.encoder_hid_dim or config.cross_attention_dim)
         unet(
             torch.empty(batch, config.in_channels, height, width, dtype=unet.dtype),
             torch.empty((), dtype=torch.int64),
@@ -131,7 +138,7 @@ def _added_conditions(unet: Any, batch: int) -> dict[str, Tensor] | None:
 
 
 def _decode_bytes(info: ModelInfo, vae: Any, size: tuple[int, int]) -> int:
-    """Of the autoencoder with one frame, with the weights that decoding in float32 adds to float16's."""
+    """Of the autoencoder with a call's frames, and the weights that decoding in float32 adds to float16's."""
     more = 0
     sdxl = info.pipeline == "StableDiffusionXLPipeline"
     if sdxl and vae.dtype == torch.float16 and vae.config.get("force_upcast"):
@@ -140,7 +147,9 @@ def _decode_bytes(info: ModelInfo, vae: Any, size: tuple[int, int]) -> int:
     height, width = size
     small = (height // info.scale_factor, width // info.scale_factor)
     with held(vae) as live:
-        vae.decode(torch.empty(1, info.latent_channels, *small, dtype=vae.dtype), return_dict=False)
+        count = frames_a_call(height, width)
+        latents = torch.empty(count, info.latent_channels, *small, dtype=vae.dtype)
+        vae.decode(latents, return_dict=False)
     if info.edits:  # its source frames are encoded
         with held(vae) as encoding:
             vae.encode(torch.empty(1, 3, height, width, dtype=vae.dtype), return_dict=False)

@@ -46,6 +46,8 @@ from zs2.reuse import shortcuts
 from zs2.schedulers import scheduling
 from zs2.segments import segmented
 from zs2.speed import SPEEDS, steps_of
+from zs2.text_attention import text_attention
+from zs2.text_cache import TextCache
 
 OUTPUT_TYPES = ("np", "pil", "latent")
 
@@ -62,6 +64,10 @@ class ZS2Sampler:
         controlnet: a ControlNetModel, several of them, or a MultiControlNetModel, to guide by; default
             the pipeline's own.
 
+    Attributes:
+        texts: where encodings of texts are kept from call to call; None, the default, encodes anew.
+            Whoever sets it clears it where the text encoders change.
+
     Raises:
         TypeError: another kind of pipeline.
     """
@@ -70,6 +76,7 @@ class ZS2Sampler:
         self, pipe: Any, defaults: ModelDefaults | None = None, controlnet: Any = None
     ) -> None:
         check_pipeline(pipe)
+        self.texts: TextCache | None = None
         self.pipe = pipe
         self.defaults = defaults or defaults_of(type(pipe))
         self.controlnet = controlnet or getattr(pipe, "controlnet", None)
@@ -215,11 +222,12 @@ class ZS2Sampler:
         embeds = {name: call.pop(name) for name in EMBEDS if call.get(name) is not None}
         lora_scale = (call.get("cross_attention_kwargs") or {}).get("scale")
         source = source_of(self.pipe, video, config.num_frames)
+        kept = self.texts and self.texts.get
         request = Request(
             config,
             call,
             TextEncoding(
-                self.pipe, long_prompt, clip_skip, lora_scale, (prompt_2, negative_prompt_2)
+                self.pipe, long_prompt, clip_skip, lora_scale, (prompt_2, negative_prompt_2), kept
             ),
             negative_prompt,
             scheduler,
@@ -325,6 +333,9 @@ class ZS2Sampler:
                     replace(guide, frames=fine.own(guide.frames)) for guide in request.controls
                 ]
                 control = ControlRun(guides, *request.size, schedule)
+            if several:
+                is_held = request.call["callback_on_step_end"] is None
+                contexts.enter_context(text_attention(pipe.unet, state, is_held))
             nets = [guide.net for guide in request.controls]
             taken = contexts.enter_context(
                 shortcuts(SPEEDS[config.speed], pipe.unet, nets, schedule)

@@ -96,6 +96,8 @@ def segmented(
             )
         copies = batch // num_frames
         kwargs["encoder_hidden_states"] = encoder_hidden_states
+        if state.texts is not None:
+            state.texts.next_step(encoder_hidden_states)
         state.reset()
         call = next(calls)
         if share is not None and share.start > 0:
@@ -117,6 +119,8 @@ def segmented(
                 chosen["encoder_hidden_states"] = texts.gather(chosen["encoder_hidden_states"])
             chosen_sample = take_rows(sample, rows, batch)
             chosen_timestep = take_rows(timestep, rows, batch)
+            if state.texts is not None:
+                state.texts.enter_segment(segment, chosen["encoder_hidden_states"])
             if control is not None:
                 chosen |= control.residuals(
                     segment,

@@ -26,7 +26,7 @@ from manifests.result import ResultRow
 from manifests.run_file import write_json
 from manifests.storage import RunFolder
 from tasks.catalogue import Catalogue
-from tasks.job import Engine, parameters
+from tasks.job import RECIPE, Engine, parameters
 from tasks.kin import Kind, PlannedRow, planned_rows
 from tasks.plan import make_plan
 from tasks.publish import Tally, publish
@@ -137,7 +137,7 @@ def record(folder: Path, rows: int, run_rows: int) -> dict[str, Any]:
                     node="bench",
                     started_at=now,
                     finished_at=now,
-                    recipe="1",
+                    recipe=RECIPE,
                     meta={"meta_source": "bench", "meta_number": row.position},
                 )
             )

@@ -65,44 +65,44 @@ NEITHER = {"id", "meta", "model", "temporal_sr", "spatial_sr"}
 # RECIPE is the same: users' finished videos are found by them.
 DEMO = {
     "star-over-sea": (
-        "5667c9e58f3d35dcc6b283d38ec81445",
-        "27d9dace674b6a51a7c42df7c48c75ed",
+        "1eab289309e6821597287b87956e49a8",
+        "89f96533a36d4f0d238dd0af696b5a20",
     ),
     "heart-in-sky": (
-        "96a90db06fc7a2d04cbe9621158eafa1",
-        "774bb7534ca561081f3e214ed6118786",
+        "2361ca4416cf0accf69ba672dbcc8de6",
+        "ffdc455ddab0ed7bb22e6cb968ec71d2",
     ),
     "moon-long": (
-        "39e6d9f8eebe872fca5f4a213768c65a",
-        "1c9cb70542d9b72731873caee459d2ac",
+        "ce66301ac52c8f8f5253bf5ece2391bc",
+        "d0e1e468d48570ed5808dbc27dda613c",
     ),
     "ball-storyboard": (
-        "9b138cae440903431d4c9488bef8f87a",
-        "fa89a751c6594c100282f15545bddf1b",
+        "867520c4952fdf5ebdfb11bb8a4da4e4",
+        "b7b52e99dde3cf6f1d10f450149f8baf",
     ),
     "ball-speeds-up": (
-        "6b95c9aa072689ade0477c48d724fd75",
-        "0c5900d8b2014b78b02e1f9590c429a9",
+        "81653ab7e284c3727200d6ab78645550",
+        "be01c85e191adb6ea43877fe2676b158",
     ),
     "house-still": (
-        "4110883c431ddc4296e6d20a0588c416",
-        "7eaf00a8738e34a6529671f1f0bf6e81",
+        "b4353e6e84fd76e9b2a67f1166033415",
+        "a821ed8405b7bf39cc961691cdf63472",
     ),
     "triangle-smooth": (
-        "387e8e8833d0c2481d296330c9925378",
-        "a3e9064e00d60b36a58979d80e667dbe",
+        "10c958997e0569e10ae8ea6fea94bd80",
+        "b78c7ee795bd3a6a2606da4464614c80",
     ),
     "house-large": (
-        "b370bd381b5ef8fdca19cb721ea4845d",
-        "aa27e08662243c8dbc93739f06a3632d",
+        "85010a77ba95a5f042785480cdbe758f",
+        "63fd76d95035b3d444d7aea67d83026d",
     ),
     "heart-gif": (
-        "6d416e1aa31bb1015b1e991ddea6076e",
-        "0c598bd8ba7430610949daa246d96eb0",
+        "89600fde645d0040fcaa9f386954f0bc",
+        "a4a2bb5234f65f7b7c75e974e79bb48f",
     ),
     "square-webp": (
-        "bb8cb5da2788e771aa3d737a2018265f",
-        "8727041a7c15a5238c82d495312c8bf9",
+        "403d05ff12224494d38df802eb92b56d",
+        "74a53db945aa939cc9f8190bb9177a47",
     ),
 }
 

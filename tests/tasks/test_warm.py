@@ -124,6 +124,24 @@ def test_a_switch_leaves_no_trace(job: MakeJob, folder: Path):
         assert not any(torch.equal(fresh[name], fresh[other]) for other in names[:i]), name
 
 
+def test_a_text_is_encoded_once(job: MakeJob, folder: Path):
+    """Over rows of one prompt each of its texts once; anew where LoRAs have changed the encoder."""
+    models = WarmModels()
+    calls: list[int] = []
+    encoder = models.sampler(job()).pipe.text_encoder
+    encoder.register_forward_pre_hook(lambda *_: calls.append(1))
+    for seed in range(3):
+        latents(models, job(seed=seed))
+    assert len(calls) == 2
+    latents(models, job(prompt="b a"))
+    assert len(calls) == 3
+    for _ in range(2):
+        latents(models, job(lora=str(folder / "lora")))
+    assert len(calls) == 5
+    latents(models, job())
+    assert len(calls) == 7
+
+
 def test_control_frames(job: MakeJob, folder: Path):
     """Ready-made frames come at the clip's size as they are; canny draws edges by the row's
     thresholds; a depth model, loaded once, turns them into depths."""

@@ -62,7 +62,8 @@ def sd1_memory(sd1: tuple[ZS2Sampler, ModelInfo]) -> Memory:
 
 
 def estimate(info: ModelInfo, **kwargs: Any) -> Memory:
-    return activation_bytes(info, **{"segment_frames": SEGMENT, "dtype": torch.float32, **kwargs})
+    own = {"segment_frames": SEGMENT, "dtype": torch.float32, "tokens": tiny_models.TOKENS}
+    return activation_bytes(info, **{**own, **kwargs})
 
 
 def sample(sampler: ZS2Sampler, num_frames: int) -> None:
@@ -100,7 +101,7 @@ def test_the_clips_length_has_no_say(sd1: tuple[ZS2Sampler, ModelInfo], sd1_memo
 
 
 def test_decoding_holds_what_is_said(sd1: tuple[ZS2Sampler, ModelInfo]):
-    """Real frames decoded on the CPU, pixels included: within 2 % of the estimate for one."""
+    """Real frames decoded on the CPU, pixels included: within 2 % of the estimate for a call."""
     sampler, info = sd1
     side = 8 * tiny_models.LATENT
     latents = torch.zeros(3, 4, side // 2, side // 2)

@@ -1,0 +1,282 @@
+"""`zs2 bench sampler`: ZS² beside diffusers' own pipelines on the same work, both sides in one run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline, TextToVideoZeroPipeline
+
+from flows.bench.machine import machine, machine_lines, matmul_peak
+from flows.bench.paired import in_turn, medians, ratios, spread, spread_text
+from flows.bench.pipelines import sampler_of, set_threads, synchronize
+from flows.bench.tables import markdown_table
+from flows.bench.work import counted
+from flows.console import table
+from flows.errors import UsageError
+from zs2.attention import MomentumState, momentum_attention
+from zs2.baselines import begin_and_warp
+from zs2.config import ClipConfig
+from zs2.sampler import ZS2Sampler
+
+PROMPT = "a red star over the sea at night"
+ZS2, PLAIN, ZERO = "zs2", "diffusers DDIM", "TextToVideoZero"
+UNET_CALLS = 4  # of the ablation, a side and round
+ABLATION_ROUNDS = 3  # for each pair of clips
+
+
+def sampler(
+    *,
+    model: str = "zs2-mini",
+    unet: str | None = None,
+    frames: int = 8,
+    batch: int = 8,
+    steps: int | None = None,
+    guidance: float | None = None,
+    side: int | None = None,
+    dtype: str = "auto",
+    pairs: int = 5,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Measure a clip of ZS², the same pictures of diffusers', and what momentum attention adds.
+
+    Args:
+        model, unet: see `flows.bench.pipelines.sampler_of`.
+        batch: frames a UNet call: segment_frames here, pictures a call there.
+        steps, guidance, side: default the model's own.
+        pairs: rounds, each side once in every one.
+
+    Returns:
+        `machine`, `device`, `dtype`, `threads`, `clip` (frames, batch, steps, guidance, side),
+        `peak_flops` (a second, of matrix products), `sides` by name: medians, frames a second, work,
+        `share` of the peak, and of the others `ratio` (`paired.ratios`); `momentum`: seconds of a UNet
+        call with and without, and the `share` of its time that momentum attention takes.
+
+    Raises:
+        UsageError: sizes that cannot be measured. ModelError: see `sampler_of`.
+    """
+    if frames < 2 or batch < 1 or pairs < 1:
+        raise UsageError(
+            "zs2 bench sampler: expected at least 2 frames, a batch and a pair of at least 1, "
+            f"found {frames}, {batch} and {pairs}"
+        )
+    used = set_threads(threads)
+    ours = sampler_of(model, unet, dtype)
+    pipe: Any = ours.pipe
+    wait = synchronize(pipe)
+    own = ours.defaults
+    clip = {
+        "frames": frames,
+        "batch": min(batch, frames),
+        "steps": steps or own.num_inference_steps,
+        "guidance": own.guidance_scale if guidance is None else guidance,
+        "side": side or pipe.unet.config.sample_size * pipe.vae_scale_factor,
+    }
+    sides = _sides(ours, clip)
+    found: dict[str, dict[str, Any]] = {name: counted(pipe, call) for name, call in sides.items()}
+    for call in sides.values():
+        call()  # counting runs other code than measuring does
+    timings = in_turn(sides, pairs, wait)
+    peak = matmul_peak(pipe.unet.device, pipe.unet.dtype)
+    for name, side_found in found.items():
+        side_found |= medians(timings[name])
+        side_found["frames_per_second"] = frames / side_found["seconds"]
+        # on a CPU of the time that it had the cores: other work may have them, too
+        busy = side_found["seconds"] if wait else side_found["cpu_seconds"] / used
+        side_found["share"] = side_found["flops"] / busy / peak
+        if name != ZS2:
+            side_found["ratio"] = ratios(timings[ZS2], timings[name])
+    return {
+        "machine": machine(),
+        "model": unet or model,
+        "device": _device_name(pipe),
+        "dtype": str(pipe.unet.dtype).removeprefix("torch."),
+        "threads": used,
+        "pairs": pairs,
+        "clip": clip,
+        "peak_flops": peak,
+        "sides": found,
+        "momentum": _momentum(pipe, clip, ABLATION_ROUNDS * pairs, wait),
+    }
+
+
+def _device_name(pipe: Any) -> str:
+    device = pipe.unet.device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _sides(ours: ZS2Sampler, clip: Mapping[str, Any]) -> dict[str, Callable[[], object]]:
+    """Each side as one call that ends with decoded frames."""
+    pipe: Any = ours.pipe
+    shared = {
+        "height": clip["side"],
+        "width": clip["side"],
+        "num_inference_steps": clip["steps"],
+        "guidance_scale": clip["guidance"],
+    }
+    frames, batch = clip["frames"], clip["batch"]
+
+    def zs2() -> object:
+        return ours(PROMPT, num_frames=frames, segment_frames=batch, seed=0, **shared)
+
+    def plain() -> object:
+        generator = torch.Generator().manual_seed(0)
+        return [
+            pipe(
+                PROMPT,
+                num_images_per_prompt=min(batch, frames - start),
+                generator=generator,
+                output_type="np",
+                **shared,
+            )
+            for start in range(0, frames, batch)
+        ]
+
+    sides: dict[str, Callable[[], object]] = {ZS2: zs2, PLAIN: plain}
+    if type(pipe) is StableDiffusionPipeline and frames == batch:  # it takes all frames at once
+        sides[ZERO] = _zero(pipe, frames, shared)
+    return sides
+
+
+def _zero(pipe: Any, frames: int, shared: Mapping[str, Any]) -> Callable[[], object]:
+    parts = {name: part for name, part in pipe.components.items() if name != "image_encoder"}
+    processors = dict(pipe.unet.attn_processors)
+    steps = shared["num_inference_steps"]
+    begin, warp = begin_and_warp(steps, None, None)
+    times = {"t0": steps - 1 - warp, "t1": steps - 1 - begin}
+    video = TextToVideoZeroPipeline(**parts, requires_safety_checker=False)
+    video.set_progress_bar_config(disable=True)
+
+    def zero() -> object:
+        generator = torch.Generator().manual_seed(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, how it calls it
+            try:
+                return video(PROMPT, video_length=frames, generator=generator, **times, **shared)
+            finally:
+                pipe.unet.set_attn_processor(dict(processors))  # it leaves its own there
+
+    return zero
+
+
+@torch.no_grad()
+def _momentum(
+    pipe: Any, clip: Mapping[str, Any], rounds: int, wait: Callable[[], object] | None
+) -> dict[str, Any]:
+    """UNet calls of one segment, with momentum attention and with the model's own."""
+    unet, count = pipe.unet, clip["batch"]
+    config = unet.config
+    pictures = count * (2 if clip["guidance"] > 1 else 1)
+    place = {"device": unet.device, "dtype": unet.dtype}
+    small = clip["side"] // pipe.vae_scale_factor
+    latents = torch.randn(pictures, config.in_channels, small, small, **place)
+    text = torch.randn(pictures, 77, config.cross_attention_dim, **place)
+    conditions = _added(unet, pictures, place)
+    step = torch.tensor(500, device=unet.device)
+    state = MomentumState(ClipConfig(max(2, count)).momentums)
+
+    def calls() -> None:
+        for _ in range(UNET_CALLS):
+            state.reset()
+            state.enter_segment(0, count, count)
+            unet(latents, step, text, added_cond_kwargs=conditions, return_dict=False)
+
+    def with_momentum() -> None:
+        with momentum_attention(unet, state):
+            calls()
+
+    calls()
+    with_momentum()
+    timings = in_turn({"with": with_momentum, "without": calls}, rounds, wait)
+    both = list(zip(timings["with"], timings["without"], strict=True))
+    return {
+        "rounds": rounds,
+        **{name: medians(found)["seconds"] / UNET_CALLS for name, found in timings.items()},
+        "share": spread([1 - b.seconds / a.seconds for a, b in both]),
+        "cpu_share": spread([1 - b.cpu_seconds / a.cpu_seconds for a, b in both]),
+    }
+
+
+def _added(unet: Any, pictures: int, place: Mapping[str, Any]) -> dict[str, Any] | None:
+    """SDXL's further conditions: pooled text and six sizes."""
+    config = unet.config
+    if config.addition_embed_type != "text_time":
+        return None
+    pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+    return {
+        "text_embeds": torch.zeros(pictures, pooled, **place),
+        "time_ids": torch.zeros(pictures, 6, **place),
+    }
+
+
+HEADER = (
+    *("side", "seconds", "CPU s", "frames/s", "UNet calls", "pictures", "decode calls", "texts"),
+    *("TFLOP", "share of peak", "zs2 is faster by", "by CPU s"),
+)
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """The report for people."""
+    return "\n".join(
+        [
+            *machine_lines(report["machine"]),
+            _setting(report),
+            "",
+            table(_rows(report), HEADER),
+            _momentum_line(report["momentum"]),
+            "faster by: their seconds ÷ ours, the median of the pairs (least to most)",
+        ]
+    )
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The report for infra/performance.md."""
+    lines = [*machine_lines(report["machine"]), _setting(report)]
+    return "\n\n".join(
+        [
+            "\n".join(lines),
+            markdown_table(HEADER, _rows(report)),
+            _momentum_line(report["momentum"]),
+        ]
+    )
+
+
+def _setting(report: Mapping[str, Any]) -> str:
+    clip = report["clip"]
+    return (
+        f"{report['model']} on {report['device']}, {report['dtype']}, threads: {report['threads']}; "
+        f"{clip['frames']} frames of {clip['side']}×{clip['side']}, {clip['batch']} a call, "
+        f"{clip['steps']} steps, guidance {clip['guidance']:g}; {report['pairs']} pairs; "
+        f"peak of matrix products {report['peak_flops'] / 1e12:.3g} TFLOP/s"
+    )
+
+
+def _rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (
+            name,
+            f"{found['seconds']:.3f}",
+            f"{found['cpu_seconds']:.3f}",
+            f"{found['frames_per_second']:.2f}",
+            f"{found['unet_calls']}",
+            f"{found['unet_pictures']}",
+            f"{found['decode_calls']}",
+            f"{found['texts']}",
+            f"{found['flops'] / 1e12:.4f}",
+            f"{found['share']:.1%}",
+            spread_text(found["ratio"]) if "ratio" in found else "-",
+            spread_text(found["ratio"]["cpu"]) if "ratio" in found else "-",
+        )
+        for name, found in report["sides"].items()
+    ]
+
+
+def _momentum_line(found: Mapping[str, Any]) -> str:
+    share, cpu = found["share"], found["cpu_share"]
+    return (
+        f"momentum attention: {share['median']:.1%} of a UNet call's {found['with'] * 1e3:.1f} ms "
+        f"({share['least']:.1%} to {share['most']:.1%} in {found['rounds']} pairs), "
+        f"{cpu['median']:.1%} of its processor time"
+    )
