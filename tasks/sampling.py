@@ -95,7 +95,8 @@ def decode_in_chunks(
     models: WarmModels, fallbacks: Fallbacks, job: Job, latents: torch.Tensor
 ) -> Iterator[tuple[Frames, str | None]]:
     """As `decode_in_memory`, some frames at a time; with each, what the ledger should know by then."""
-    from zs2.decoding import frames_a_call, in_tiles
+    from zs2.decode_calls import frames_a_call
+    from zs2.decoding import in_tiles
 
     def decode(part: torch.Tensor, needed: Sequence[str]) -> Frames:
         sampler = models.sampler(job, offload=OFFLOAD in needed)

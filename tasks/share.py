@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.job import Job
 from tasks.out_of_memory import OutOfMemory, is_out_of_memory
 from tasks.sampling import Sampled, read_latents, sample, truncation_note, write_latents
+from tasks.split import share_unit
 from tasks.warm import WarmModels
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def sample_share(
     from zs2.relay import cut
 
     row, k = job.row, job.row.in_between
-    start, stop = cut(row.num_frames, row.segment_frames, line.count)[line.index]
+    start, stop = cut(row.num_frames, share_unit(job), line.count)[line.index]
     found = read_latents(latents_file, job) if line.is_first else line.receive(FOUND)
     if not line.is_last:
         line.send(FOUND, found)

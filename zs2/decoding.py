@@ -11,13 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-CALL_PIXELS = 2**15  # of one call of the autoencoder, where one frame has no more
-CALL_FRAMES = 8  # at most: those of a segment
-
-
-def frames_a_call(height: int, width: int) -> int:
-    """How many frames of this size, in pixels, are decoded together: 8 of 64×64, 2 of 128×128, else 1."""
-    return max(1, min(CALL_FRAMES, CALL_PIXELS // (height * width)))
+from zs2.decode_calls import frames_a_call
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from zs2.attention import MomentumState, momentum_attention
 from zs2.config import SEGMENT_FRAMES, ClipConfig
-from zs2.decoding import frames_a_call
+from zs2.decode_calls import frames_a_call
 from zs2.models import Memory, ModelError, ModelInfo, configurations
 from zs2.segments import segmented
 from zs2.text_attention import text_attention

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tasks.placement import place
-from tasks.split import most_shares, splits, why_whole
+from tasks.split import most_shares, share_unit, splits, why_whole
 from tasks.work import Work
 from tests.tasks.conftest import MakeJob
 from zs2.post_models import PostModel
@@ -31,6 +31,19 @@ def test_rows_whose_frames_are_needed_together_are_not(make_job: MakeJob) -> Non
     larger = replace(plain, conditions=replace(plain.conditions, upscaler=upscaler))
     assert "enlarged by diffusion" in str(why_whole(larger))
     assert most_shares(candidates) == most_shares(larger) == 1
+
+
+def test_shares_are_whole_calls_of_decoding(make_job: MakeJob) -> None:
+    """Frames of 32 pixels are decoded eight at a time: shares begin at such a call, in the frames that are
+    decoded, and at a segment; large frames are decoded one by one."""
+    small = make_job(num_frames=24, segment_frames=3)
+    assert (share_unit(small), most_shares(small)) == (24, 1)
+    assert why_whole(small) == "it is decoded in one call"
+    assert share_unit(make_job(num_frames=24, segment_frames=4)) == 8
+    fine = make_job(num_frames=24, segment_frames=4, temporal_sr="latent", temporal_scale=2)
+    assert (share_unit(fine), most_shares(fine)) == (4, 6)
+    large = make_job(num_frames=24, segment_frames=3, height=256, width=256)
+    assert (share_unit(large), most_shares(large)) == (3, 8)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,13 @@ def tiny_job(tiny_model: Path) -> TinyJob:
     catalogue = Catalogue()
 
     def make(row_id: str, **columns: Any) -> Job:
-        values = {"prompt": "a b", "num_frames": 5, "segment_frames": 2, "codec": "ffv1", **columns}
+        values = {
+            "prompt": "a b",
+            "num_frames": 12,
+            "segment_frames": 4,
+            "codec": "ffv1",
+            **columns,
+        }
         own = {"id": row_id, "model": str(tiny_model), "num_inference_steps": 3, **values}
         return catalogue.job(parse_row(own), own, ".", 0, Engine())
 

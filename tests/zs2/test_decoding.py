@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from zs2.decoding import CALL_FRAMES, decode, frames_a_call
+from zs2.decode_calls import CALL_FRAMES, frames_a_call
+from zs2.decoding import decode
 
 
 def test_how_many_frames_are_decoded_together():

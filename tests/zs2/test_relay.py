@@ -64,10 +64,10 @@ def relayed(samplers: list[ZS2Sampler], n: int, m: int, **values: Any) -> list[A
 
 def check(samplers: list[ZS2Sampler], n: int = FRAMES, m: int = SEGMENT, **values: Any) -> None:
     values = {"num_inference_steps": 3, "guidance_scale": 4.0, "kl_target": 0.3, **values}
+    values["output_type"] = "latent"  # decoding has its own rule: `tasks.split.share_unit`
     whole = samplers[0](num_frames=n, segment_frames=m, seed=7, **values)
     clips = relayed(samplers, n, m, **values)
     assert torch.equal(torch.cat([clip.latents for clip in clips]), whole.latents)
-    assert np.array_equal(np.concatenate([clip.frames for clip in clips]), whole.frames)
     assert not torch.equal(whole.latents[0], whole.latents[-1])
     for clip in clips:
         assert clip.trace is not None and torch.equal(clip.trace.kl, whole.trace.kl)
