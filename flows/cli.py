@@ -21,6 +21,7 @@ from flows.options import (
     OK,
     AllowOption,
     DtypeOption,
+    EngineOption,
     InputRootOption,
     JsonOption,
     ManifestArgument,
@@ -85,6 +86,7 @@ def render(
     input_root: InputRootOption = None,
     trust_pickle: TrustOption = None,
     dtype: DtypeOption = "auto",
+    engine: EngineOption = "eager",
     safety_checker: SafetyOption = "on",
     samplers: Annotated[
         int | None, typer.Option(help="Sampler actors; default one a GPU, or one a CPU core.")
@@ -133,6 +135,7 @@ def render(
         input_roots=input_root or [],
         trust_pickles=trust_pickle or [],
         dtype=dtype,
+        engine=engine,
         safety_checker=run_command.switch("--safety-checker", safety_checker),
         samplers=samplers,
         threads=threads,
@@ -177,6 +180,7 @@ def sample(
     input_root: InputRootOption = None,
     trust_pickle: TrustOption = None,
     dtype: DtypeOption = "auto",
+    engine: EngineOption = "eager",
     safety_checker: SafetyOption = "on",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     quiet: QuietOption = False,
@@ -196,6 +200,7 @@ def sample(
         input_roots=input_root or [],
         trust_pickles=trust_pickle or [],
         dtype=dtype,
+        engine=engine,
         safety_checker=safety_checker,
         threads=threads,
     )
@@ -218,6 +223,7 @@ def plan(
     input_root: InputRootOption = None,
     trust_pickle: TrustOption = None,
     dtype: DtypeOption = "auto",
+    engine: EngineOption = "eager",
     samplers: Annotated[int, typer.Option(help="Devices to divide the work among.")] = 1,
     rate: Annotated[
         float | None,
@@ -239,6 +245,7 @@ def plan(
         input_roots=input_root or [],
         trust_pickles=trust_pickle or [],
         dtype=dtype,
+        engine=engine,
         samplers=samplers,
         rate=rate,
         price_per_hour=price_per_hour,

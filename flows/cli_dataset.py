@@ -9,6 +9,7 @@ import typer
 from flows.options import (
     AllowOption,
     DtypeOption,
+    EngineOption,
     InputRootOption,
     JsonOption,
     QuietOption,
@@ -40,6 +41,7 @@ def dataset(
     input_root: InputRootOption = None,
     trust_pickle: TrustOption = None,
     dtype: DtypeOption = "auto",
+    engine: EngineOption = "eager",
     safety_checker: SafetyOption = "on",
     samplers: Annotated[
         int | None, typer.Option(help="Sampler actors; default one a GPU, or one a CPU core.")
@@ -67,6 +69,7 @@ def dataset(
         input_roots=input_root or [],
         trust_pickles=trust_pickle or [],
         dtype=dtype,
+        engine=engine,
         safety_checker=run_command.switch("--safety-checker", safety_checker),
         samplers=samplers,
         threads=threads,

@@ -40,6 +40,12 @@ TrustOption = Annotated[
 DtypeOption = Annotated[
     str, typer.Option(help="auto, float32, float16 or bfloat16; auto: float16 on a GPU.")
 ]
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        help="eager, or compiled: faster after the minutes that torch takes to compile; other last bits."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 SafetyOption = Annotated[

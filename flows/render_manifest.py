@@ -29,7 +29,6 @@ from manifests.run_file import write_json
 from manifests.storage import RunFolder, StorageError
 from tasks.artifacts import Progress, progress_artifact
 from tasks.crew import Crew
-from tasks.job import Engine
 from tasks.live_gallery import live_gallery
 from tasks.pipeline import Interrupted
 from tasks.plan import Plan
@@ -209,7 +208,7 @@ def _render_run(
         source,
         folder,
         defaults=check_defaults(settings.defaults),
-        engine=Engine(settings.dtype, settings.safety_checker),
+        engine=settings.computing(),
         catalogue=settings.catalogue(),
         cluster=settings.cluster(),
         only_failed=settings.only_failed,

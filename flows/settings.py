@@ -14,7 +14,7 @@ from flows.verdict import FailIf
 from manifests.inputs import InputFiles
 from tasks.catalogue import Catalogue
 from tasks.crew import CLUSTER_WAIT, Cluster
-from tasks.job import CALL_DEADLINE
+from tasks.job import CALL_DEADLINE, Engine
 from tasks.plan import SHARD_ROWS
 from tasks.split import SplitClips
 
@@ -54,6 +54,11 @@ class RenderSettings(BaseModel):
     safety_checker: bool = Field(True, description="Honour a checkpoint's own safety checker.")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="auto is float16 on a GPU and float32 on the CPU."
+    )
+    engine: Literal["eager", "compiled"] = Field(
+        "eager",
+        description="compiled: the UNet's blocks compiled by torch, which takes minutes at first; other "
+        "last bits, so other clips.",
     )
     keep_latents: bool = Field(
         False, description="Keep sampled latents: a change of post-processing needs no sampling."
@@ -106,6 +111,10 @@ class RenderSettings(BaseModel):
         return Catalogue(
             self.allow_models, trusted=self.trust_pickles, inputs=InputFiles(self.input_roots)
         )
+
+    def computing(self) -> Engine:
+        """How the sampler computes."""
+        return Engine(self.dtype, self.safety_checker, self.engine)
 
     def cluster(self) -> Cluster:
         """Where to compute: the settings, else RAY_ADDRESS, else this machine."""

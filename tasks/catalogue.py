@@ -12,7 +12,7 @@ from manifests.best_by import parse_best_by
 from manifests.digest import digest_of, file_sha256, folder_weights_hash
 from manifests.inputs import InputFiles
 from manifests.row import Fault, ManifestRow, RowError
-from tasks.job import Conditions, Engine, Job, resolve
+from tasks.job import Conditions, Engine, Job, check_engine, resolve
 from zs2.addons import AddOn, describe_addon
 from zs2.clip_score import ScorerInfo, describe_scorer
 from zs2.models import SINGLE_FILES, ModelError, ModelInfo, describe
@@ -85,14 +85,15 @@ class Catalogue:
 
         Raises:
             RowError: a model or add-on that is not to be had, an input that is not there, a source
-                clip where the model edits none, and the other way round, or an upscaler of another
-                scale.
+                clip where the model edits none, and the other way round, an upscaler of another
+                scale, or what the engine cannot compute.
         """
         try:
             model, revision = self.find(row.model)
         except ModelError as error:
             raise RowError([_unusable("model", row.model, error)]) from error
         row = fit_to_model(row, model, own)
+        check_engine(row, engine)
         return resolve(row, position, model, revision, engine, self._conditions(row, base))
 
     def check(self, row: ManifestRow, own: Mapping[str, Any]) -> list[str]:

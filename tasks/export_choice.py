@@ -139,7 +139,7 @@ def _check_columns(
     folder: RunFolder, conditions: Conditions, columns: set[str], is_scored: bool
 ) -> None:
     """Raise ExportError for a condition that no clip can meet: of a column that there is not."""
-    known = {*columns, *RECORD_COLUMNS, *COLUMNS, *SCORE_NAMES, "dtype", "safety_checker"}
+    known = {*columns, *RECORD_COLUMNS, *COLUMNS, *SCORE_NAMES, "dtype", "safety_checker", "engine"}
     for name, _, _ in conditions.tests:
         if name in SCORE_NAMES and not is_scored:
             raise ExportError(

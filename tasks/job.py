@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from manifests.best_by import parse_best_by
 from manifests.digest import digest_of
 from manifests.result import ResultRow, Status
-from manifests.row import ManifestRow
+from manifests.row import Fault, ManifestRow, RowError
 from manifests.stored_inputs import StoredClip
 from zs2.addons import AddOn
 from zs2.clip_score import ScorerInfo
@@ -33,6 +33,8 @@ SHALLOW_COST = 0.4
 SHALLOW_COST_SDXL = 0.07
 
 CALL_DEADLINE = 3600.0  # seconds that one stage of one row may take
+
+ENGINES = ("eager", "compiled")
 
 # Columns that decide the latents; those that only change what is made of them.
 POST_COLUMNS = (
@@ -61,10 +63,12 @@ class Engine:
     Attributes:
         dtype: `float32`, `float16`, `bfloat16`, or `auto`: float16 on a GPU, float32 on the CPU.
         safety_checker: a checkpoint's own checker is honoured.
+        engine: one of ENGINES; `compiled`: the UNet's blocks are compiled by torch (`zs2.compiled`).
     """
 
     dtype: str = "auto"
     safety_checker: bool = True
+    engine: str = "eager"
 
 
 class Signature(NamedTuple):
@@ -79,6 +83,7 @@ class Signature(NamedTuple):
     safety_checker: bool
     controlnet: str = ""
     controlnet_revision: str = ""
+    engine: str = "eager"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +151,7 @@ class Job:
             engine.safety_checker,
             controlnet=net.location if net else "",
             controlnet_revision=str(self.conditions.identity["controlnet"][0]) if net else "",
+            engine=engine.engine,
         )
 
     @property
@@ -232,6 +238,28 @@ class Job:
         return (self.row.num_frames - 1) * self.row.temporal_scale + 1
 
 
+def check_engine(row: ManifestRow, engine: Engine) -> None:
+    """See that the engine can compute a row, before anything is loaded.
+
+    Raises:
+        RowError: what it cannot, and what to do.
+    """
+    if engine.engine == "eager":
+        return
+    use = "use --engine eager"
+    none = "no value with the engine compiled, which would compile each anew"
+    faults: list[Fault] = []
+    if row.lora:
+        faults.append(Fault("lora", none, ", ".join(row.lora), f"leave it null, or {use}"))
+    if row.ip_adapter:
+        faults.append(Fault("ip_adapter", none, row.ip_adapter, f"leave it null, or {use}"))
+    if row.in_between > 1:
+        expected = "another method with the engine compiled, which samples no frames in between"
+        faults.append(Fault("temporal_sr", expected, row.temporal_sr, use))
+    if faults:
+        raise RowError(faults)
+
+
 def resolve(
     row: ManifestRow,
     position: int,
@@ -266,6 +294,7 @@ def sample_fields(
         "recipe": RECIPE,
         "revision": revision,
         "dtype": engine.dtype,
+        **({} if engine.engine == "eager" else {"engine": engine.engine}),
         **{name: value for name, value in columns.items() if name not in _NOT_SAMPLED},
         **conditions.identity,
         **({"fps": row.fps} if conditions.reads_a_clip else {}),

@@ -55,6 +55,7 @@ class Plan:
         switches_in_manifest_order: of one that takes the rows as the manifest has them.
         problems: those of the first bad rows; `invalid_rows` counts all of these.
         work: what the shards add up to.
+        shapes: of UNet calls in the work, of all signatures: what a compiled engine compiles.
         codecs: of the rows to render.
     """
 
@@ -68,6 +69,7 @@ class Plan:
     work: Work = field(default_factory=Work)
     switches: Switches = field(default_factory=Switches)
     switches_in_manifest_order: Switches = field(default_factory=Switches)
+    shapes: int = 0
     codecs: set[str] = field(default_factory=set[str])
 
     def refuse(
@@ -135,6 +137,7 @@ def make_plan(
         pending[group].pictures += kind.work.native_pictures
         plan.work.add(kind.work)
         plan.codecs.add(kind.codec)
+    plan.shapes = len({(group.signature, group.shape) for group in pending})
     parts = list(ordered(pending, samplers))
     pending.clear()
     plan.switches = Switches.of([part.group for part in parts])

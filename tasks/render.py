@@ -30,6 +30,7 @@ from tasks.plan import SHARD_ROWS, Catalogue, Plan, Shard, jobs_of, make_plan
 from tasks.publish import Tally, publish
 from tasks.startup import mark, marks
 from tasks.telemetry import Telemetry, endpoint
+from zs2.compiler import check_compiler
 
 log = logging.getLogger("zs2.render")
 
@@ -235,7 +236,8 @@ def plan(run: RenderRun, skip_invalid: bool) -> Plan:
 
     Raises:
         InvalidManifestError: bad rows, unless they are to be skipped (then they are in the journal).
-        AssembleError: this machine, where the run is, has no encoder for a row's codec.
+        AssembleError: this machine, where the run is, has no encoder for a row's codec. ModelError: it
+            has no C++ compiler, which the engine needs.
     """
     run.tally = Tally()  # a second attempt counts anew
     made = make_plan(
@@ -254,6 +256,8 @@ def plan(run: RenderRun, skip_invalid: bool) -> Plan:
         raise InvalidManifestError(made)
     if run.cluster.address is None:  # the nodes of another cluster have an ffmpeg of their own
         check_encoders(made.codecs)
+        if run.engine.engine == "compiled" and made.work.rows:
+            check_compiler()
     run.left = made.work.rows
     mark("planned")
     return made

@@ -174,7 +174,10 @@ def _load(job: Job, offload: bool) -> ZS2Sampler:
     pipe.set_progress_bar_config(disable=True)
     if offload:
         _offload(pipe)
-    return ZS2Sampler(pipe, job.model.defaults)
+    sampler = ZS2Sampler(pipe, job.model.defaults)
+    if engine.engine == "compiled":
+        sampler.compile()
+    return sampler
 
 
 def _offload(pipe: Any) -> None:

@@ -10,6 +10,8 @@ Reading order, one concept a file:
 4. `segments`   long clips in segments of m frames (section 6.1) under an unmodified pipeline
 5. `sampler`    `ZS2Sampler`: the above around a diffusers pipeline
 
+`compiled` has the other engine: the UNet's blocks compiled, as functions of tensors.
+
 What the sampler leans on: `schedulers` (step noise that follows the clip), `conditions` (text and source
 clips, frame by frame), `per_frame` (cut to a segment), `controlnet` (guidance inside the segments), `relay`
 (one clip on several samplers), `speed` and `reuse` (what may be left out), `decoding`, `arguments` and

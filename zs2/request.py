@@ -23,6 +23,7 @@ from zs2.noise import NoiseTrace
 from zs2.relay import Share
 from zs2.schedulers import check_steps
 
+OUTPUT_TYPES = ("np", "pil", "latent")
 SEED_LIMIT = 2**63
 
 Prompt = str | list[str]  # a storyboard is a list, one prompt a segment
@@ -132,6 +133,16 @@ def storyboards_of(prompt: Any, embeds: Mapping[str, Tensor], copies: int) -> li
     return [storyboard for storyboard in tuples for _ in range(copies)]
 
 
+def check_output_type(name: str) -> None:
+    """See that the sampler gives clips of this kind.
+
+    Raises:
+        ValueError: with those that there are.
+    """
+    if name not in OUTPUT_TYPES:
+        raise ValueError(f"output_type: expected one of {OUTPUT_TYPES}, found {name!r}")
+
+
 def seeds_of(seed: Any, count: int, copies: int, generator: Any) -> list[int]:
     """A seed a clip; the copies of a prompt count on from its own.
 
@@ -141,6 +152,8 @@ def seeds_of(seed: Any, count: int, copies: int, generator: Any) -> list[int]:
     Raises:
         ValueError: a wrong number of them, or one out of range.
     """
+    if seed is not None and generator is not None:
+        raise ValueError("expected seed or generator, found both; leave one out")
     if not isinstance(generator, torch.Generator | None):
         raise ValueError(f"generator: expected a torch.Generator, found {generator!r}")
     if seed is None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from zs2.arguments import Pictures, check_names, per_frame, real, whole
 from zs2.attention import momentum_attention
 from zs2.clip import Clip
+from zs2.compiled import compiled, prepare
 from zs2.conditions import EMBEDS, TextEncoding, source_latents
 from zs2.config import DEFAULTS, ClipConfig
 from zs2.controlnet import ControlRun, check_fits, check_pipeline, picture_pipeline
@@ -34,6 +35,7 @@ from zs2.request import (
     Prompt,
     Request,
     check_latents,
+    check_output_type,
     controls_of,
     defaults_of,
     draw_noise,
@@ -48,8 +50,6 @@ from zs2.segments import segmented
 from zs2.speed import SPEEDS, steps_of
 from zs2.text_attention import text_attention
 from zs2.text_cache import TextCache
-
-OUTPUT_TYPES = ("np", "pil", "latent")
 
 
 class ZS2Sampler:
@@ -80,6 +80,7 @@ class ZS2Sampler:
         self.pipe = pipe
         self.defaults = defaults or defaults_of(type(pipe))
         self.controlnet = controlnet or getattr(pipe, "controlnet", None)
+        self.is_compiled = False
 
     @classmethod
     def from_pretrained(
@@ -105,6 +106,11 @@ class ZS2Sampler:
         info = describe(str(model), trusted=trusted)
         pipe = load_pipeline(info, torch_dtype=torch_dtype, device=device, **kwargs)
         return cls(pipe, info.defaults)
+
+    def compile(self) -> None:
+        """Compute with compiled blocks from now on: see `zs2.compiled`, its costs and its errors."""
+        prepare(self.pipe.unet)
+        self.is_compiled = True
 
     @overload
     def __call__(self, prompt: str | None, **kwargs: Any) -> Clip: ...
@@ -203,10 +209,7 @@ class ZS2Sampler:
             momentum=per_frame("momentum", momentum),
             speed=speed,
         )
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type: expected one of {OUTPUT_TYPES}, found {output_type!r}")
-        if seed is not None and generator is not None:
-            raise ValueError("expected seed or generator, found both; leave one out")
+        check_output_type(output_type)
         own = self.defaults
         steps = num_inference_steps
         if steps is None and any(pipe_kwargs.get(name) for name in ("timesteps", "sigmas")):
@@ -222,13 +225,11 @@ class ZS2Sampler:
         embeds = {name: call.pop(name) for name in EMBEDS if call.get(name) is not None}
         lora_scale = (call.get("cross_attention_kwargs") or {}).get("scale")
         source = source_of(self.pipe, video, config.num_frames)
-        kept = self.texts and self.texts.get
+        kept, second = self.texts and self.texts.get, (prompt_2, negative_prompt_2)
         request = Request(
             config,
             call,
-            TextEncoding(
-                self.pipe, long_prompt, clip_skip, lora_scale, (prompt_2, negative_prompt_2), kept
-            ),
+            TextEncoding(self.pipe, long_prompt, clip_skip, lora_scale, second, kept),
             negative_prompt,
             scheduler,
             size_of(self.pipe, height, width, source),
@@ -255,10 +256,8 @@ class ZS2Sampler:
         storyboards = storyboards_of(prompt, embeds, num_videos_per_prompt)
         seeds = seeds_of(seed, len(storyboards), num_videos_per_prompt, generator)
         clips = [
-            self._sample(
-                pipe, prompts, request, generator or torch.Generator().manual_seed(own_seed)
-            )
-            for prompts, own_seed in zip(storyboards, seeds, strict=True)
+            self._sample(pipe, prompts, request, generator or torch.Generator().manual_seed(s))
+            for prompts, s in zip(storyboards, seeds, strict=True)
         ]
         if generator is None:
             clips = [replace(clip, seed=s) for clip, s in zip(clips, seeds, strict=True)]
@@ -324,6 +323,8 @@ class ZS2Sampler:
         with ExitStack() as contexts:
             if several:
                 contexts.enter_context(momentum_attention(pipe.unet, state))
+            if self.is_compiled:
+                contexts.enter_context(compiled(pipe.unet, request.in_between))
             for i, guide in enumerate(request.controls):
                 check_fits(guide.net, pipe.unet)
                 if several:
@@ -333,7 +334,7 @@ class ZS2Sampler:
                     replace(guide, frames=fine.own(guide.frames)) for guide in request.controls
                 ]
                 control = ControlRun(guides, *request.size, schedule)
-            if several:
+            if several and not self.is_compiled:  # compiled blocks project their texts themselves
                 is_held = request.call["callback_on_step_end"] is None
                 contexts.enter_context(text_attention(pipe.unet, state, is_held))
             nets = [guide.net for guide in request.controls]

@@ -17,12 +17,18 @@ from manifests.row import parse_defaults
 from manifests.run_file import read_derived
 from manifests.storage import RunFolder
 from manifests.validate import format_problems
-from tasks.job import CONTROLNET_COST, Engine
+from tasks.job import CONTROLNET_COST, ENGINES, Engine
 from tasks.plan import Catalogue, Plan, make_plan
 
 # UNet pictures a second of zs2-mini, one thread of a server core; measured by `zs2 plan`'s own
 # source of rates, a finished run's summary.json. Other models: --rate, or render a few rows first.
 MINI_PICTURES_PER_SECOND = 75.0
+
+# zs2-mini on one server core, infra/performance.md: what compiling one shape of clips takes where none
+# of it is kept from before, and eager seconds a compiled one; of two measurements (29 s and 1.23 on a
+# quiet machine) the cautious one. Larger models take longer.
+COMPILE_SECONDS = 46.0
+COMPILED_GAIN = 1.18
 
 
 def plan(
@@ -34,6 +40,7 @@ def plan(
     input_roots: Sequence[str],
     trust_pickles: Sequence[str],
     dtype: str,
+    engine: str = "eager",
     samplers: int,
     rate: float | None,
     price_per_hour: float | None,
@@ -43,13 +50,15 @@ def plan(
     Raises:
         UsageError: bad rows (all in one message). ManifestError, RowError, StorageError.
     """
+    if engine not in ENGINES:
+        raise UsageError(f"--engine: expected one of {', '.join(ENGINES)}, found {engine!r}")
     source = open_manifest(manifest)
     with RunFolder(out).view() if out else nullcontext() as folder:
         made = make_plan(
             source,
             Catalogue(allow_models, trusted=trust_pickles, inputs=InputFiles(input_roots)),
             defaults=parse_defaults(pairs),
-            engine=Engine(dtype),
+            engine=Engine(dtype, engine=engine),
             known=known(folder.root) if folder else None,
             folder=folder,
             samplers=samplers,
@@ -73,7 +82,21 @@ def plan(
         "device_hours": hours,
         "wall_seconds": hours * 3600 / samplers if hours is not None else None,
         "cost": hours * price_per_hour if hours is not None and price_per_hour else None,
+        "shapes": made.shapes,
+        "engine": engine,
+        "compiling_pays_from_pictures": (pays := _compiling_pays(rate, made.shapes, samplers)),
+        "recommended_engine": (
+            None if pays is None else "compiled" if made.work.native_pictures > pays else "eager"
+        ),
     }
+
+
+def _compiling_pays(rate: float | None, shapes: int, samplers: int) -> int | None:
+    """UNet pictures of the model's size from which on compiling takes less time than it saves."""
+    if rate is None:
+        return None
+    seconds = COMPILE_SECONDS / (1 - 1 / COMPILED_GAIN)
+    return round(seconds * rate * max(1, shapes) * samplers)
 
 
 def _rate(given: float | None, folder: RunFolder | None, made: Plan) -> tuple[float | None, str]:
@@ -158,4 +181,7 @@ def text(report: Mapping[str, Any]) -> str:
         rows.append(("sampling takes", f"about {duration(report['wall_seconds'])}"))
     if cost is not None:
         rows.append(("cost", f"{cost:.2f}"))
+    if (pays := report["compiling_pays_from_pictures"]) is not None and work["rows"]:
+        advice = f"{report['recommended_engine']}: compiling pays from about {pays:,} pictures on"
+        rows.append(("engine to use", f"{advice}, {count(report['shapes'], 'shape')} of clips"))
     return table(rows)

@@ -27,9 +27,10 @@ from manifests.storage import RunFolder
 from manifests.validate import format_problems
 from tasks.codecs import check_encoders
 from tasks.crew import Crew
-from tasks.job import Engine, Job
+from tasks.job import Job
 from tasks.plan import jobs_of, make_plan
 from tasks.startup import mark
+from zs2.compiler import check_compiler
 
 log = logging.getLogger("zs2.flow")
 
@@ -147,7 +148,7 @@ def _rows_to_render(
     defaults = check_defaults(settings.defaults)
     if source.num_rows > QUICK_CHECK_ROWS and _settled(manifest, folder, settings) is None:
         return source.num_rows, 1, None
-    catalogue, engine = settings.catalogue(), Engine(settings.dtype, settings.safety_checker)
+    catalogue, engine = settings.catalogue(), settings.computing()
     made = make_plan(
         source,
         catalogue,
@@ -164,6 +165,8 @@ def _rows_to_render(
         )
     if settings.cluster().address is None:
         check_encoders(made.codecs)
+        if settings.engine == "compiled" and made.work.rows:
+            check_compiler()
     mark("checked")
     if not made.shards:
         return 0, 1, None

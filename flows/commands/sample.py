@@ -19,8 +19,9 @@ from manifests.validate import folder_of
 from tasks import stages
 from tasks.catalogue import Catalogue
 from tasks.codecs import check_encoders
-from tasks.job import Engine, Job
+from tasks.job import ENGINES, Engine, Job
 from tasks.warm import WarmModels
+from zs2.compiler import check_compiler
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 FRAME = re.compile(r"\d{5,}\.png")
@@ -38,6 +39,7 @@ def sample(
     input_roots: Sequence[str],
     trust_pickles: Sequence[str],
     dtype: str,
+    engine: str = "eager",
     safety_checker: str,
     threads: int,
 ) -> dict[str, Any]:
@@ -55,6 +57,8 @@ def sample(
     """
     if dtype not in DTYPES:
         raise UsageError(f"--dtype: expected one of {', '.join(DTYPES)}, found {dtype!r}")
+    if engine not in ENGINES:
+        raise UsageError(f"--engine: expected one of {', '.join(ENGINES)}, found {engine!r}")
     if threads < 1:
         raise UsageError(f"--threads: expected at least 1, found {threads}")
     if safety_checker not in ("on", "off"):
@@ -75,9 +79,11 @@ def sample(
             f"found {str(out)!r}"
         )
     catalogue = Catalogue(trusted=trust_pickles, inputs=inputs)
-    job = catalogue.job(row, own, base, 0, Engine(dtype, safety_checker == "on"))
+    job = catalogue.job(row, own, base, 0, Engine(dtype, safety_checker == "on", engine))
     _check_writable(out, row.codec)
     check_encoders([row.codec])
+    if engine == "compiled":
+        check_compiler()
     return _render(job, out, threads)
 
 

@@ -106,6 +106,8 @@ def _engine(params: Mapping[str, Any], trusted: Iterable[str]) -> list[str]:
     words = [word for name in trusted for word in ("--trust-pickle", name)]
     if params.get("dtype", "auto") != "auto":
         words += ["--dtype", str(params["dtype"])]
+    if params.get("engine", "eager") != "eager":
+        words += ["--engine", str(params["engine"])]
     return words + (["--safety-checker", "off"] if params.get("safety_checker") is False else [])
 
 

@@ -503,4 +503,4 @@ def test_a_missing_encoder_is_refused_before_anything_starts(
         assert "it can write gif: choose one of these" in str(done.exception)
         assert not out.exists()
     settings = RenderSettings(ray_address="ray.example:6379")  # pyright: ignore[reportCallIssue]
-    assert _rows_to_render(manifest, RunFolder(tmp_path / "other"), settings) == 2
+    assert _rows_to_render(manifest, RunFolder(tmp_path / "other"), settings)[0] == 2

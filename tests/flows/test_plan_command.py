@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from flows.commands import plan as command
+from flows.errors import UsageError
 from manifests.journal import Journal
 from manifests.read import open_manifest
 from manifests.result import ResultRow
@@ -28,7 +29,7 @@ def manifest(tiny_model: Path, tmp_path: Path) -> str:
 def planned(manifest: str, out: Path | None, **more: Any) -> dict[str, Any]:
     given: dict[str, Any] = {
         **{"pairs": [], "allow_models": None, "input_roots": [], "trust_pickles": []},
-        **{"dtype": "auto", "samplers": 1, "rate": None, "price_per_hour": None},
+        **{"dtype": "auto", "engine": "eager", "samplers": 1, "rate": None, "price_per_hour": None},
     }
     return command.plan(manifest, str(out) if out else None, **given | more)
 
@@ -70,3 +71,15 @@ def test_an_unknown_rate_is_said_once(manifest: str) -> None:
         line for line in command.text(planned(manifest, None)).splitlines() if "hours" in line
     ]
     assert line.count("unknown") == 1 and "--rate" in line
+
+
+def test_the_plan_tells_when_compiling_pays(manifest: str) -> None:
+    """By the pictures to sample: none is ever chosen by itself, and an unknown rate tells nothing."""
+    slow, fast = (planned(manifest, None, rate=rate) for rate in (0.01, 1e6))
+    assert (slow["engine"], slow["recommended_engine"]) == ("eager", "compiled")
+    assert fast["recommended_engine"] == "eager"
+    assert f"{slow['compiling_pays_from_pictures']:,} pictures" in command.text(slow)
+    unknown = planned(manifest, None)
+    assert unknown["recommended_engine"] is None and "engine" not in command.text(unknown)
+    with pytest.raises(UsageError, match="--engine: expected one of eager, compiled"):
+        planned(manifest, None, engine="fast")

@@ -8,7 +8,7 @@ import pytest
 
 from manifests.read import open_manifest
 from manifests.result import ResultRow
-from manifests.row import ManifestRow, parse_row
+from manifests.row import ManifestRow, RowError, parse_row
 from tasks.job import (
     CONTROLNET_COST,
     POST_COLUMNS,
@@ -17,6 +17,7 @@ from tasks.job import (
     Ending,
     Engine,
     Job,
+    check_engine,
     parameters,
     resolve,
     result_row,
@@ -154,14 +155,37 @@ def test_every_column_is_accounted_for(job_of):
 
 @pytest.mark.parametrize(
     ("engine", "same_latents"),
-    [(Engine("bfloat16"), False), (Engine(safety_checker=False), True)],
-    ids=["dtype", "safety checker"],
+    [
+        (Engine("bfloat16"), False),
+        (Engine(safety_checker=False), True),
+        (Engine(engine="compiled"), False),
+    ],
+    ids=["dtype", "safety checker", "compiled"],
 )
 def test_the_engine_is_in_the_digest(job_of, engine: Engine, same_latents: bool):
-    """The declared dtype decides the latents; the safety checker only what is shown of them."""
+    """The declared dtype and compiling decide the latents; the safety checker only what is shown of
+    them. Each wants a pipeline of its own."""
     job, changed = job_of(), job_of(engine=engine)
     assert changed.digest != job.digest
+    assert changed.signature != job.signature
     assert (changed.sample_digest == job.sample_digest) is same_latents
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"lora": ["o/n:0.5"]},
+        {"ip_adapter": "o/n", "ip_adapter_image": "a.png"},
+        {"temporal_sr": "latent", "temporal_scale": 2},
+    ],
+    ids=["LoRA", "IP-Adapter", "frames in between"],
+)
+def test_what_cannot_be_compiled_is_refused(columns: dict[str, Any]):
+    """Before the run, with the remedy; the eager engine computes it."""
+    row = parse_row({**BASE, **columns})
+    check_engine(row, Engine())
+    with pytest.raises(RowError, match=r"the engine compiled.*--engine eager"):
+        check_engine(row, Engine(engine="compiled"))
 
 
 def test_the_weights_are_in_the_digest(info: ModelInfo):
@@ -324,7 +348,7 @@ def test_parameters_render_the_clip_again(info: ModelInfo, job_of):
     stand beside the columns."""
     job = job_of({"kl_target": [0.02] * 15, "temporal_scale": 2, "noise": "mixed", "alpha": 0.5})
     params = json.loads(parameters(job))
-    engine = Engine(params.pop("dtype"), params.pop("safety_checker"))
+    engine = Engine(params.pop("dtype"), params.pop("safety_checker"), params.pop("engine"))
     again = parse_row({"id": "other", "prompt": "a star", "seed": 1, **params})
     assert resolve(again, 0, info, "0" * 32, engine).digest == job.digest
 

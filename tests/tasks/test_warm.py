@@ -75,14 +75,20 @@ def latents(models: WarmModels, job: Job) -> torch.Tensor:
     return sampling.sample(models, job).latents
 
 
-def test_the_pipeline_is_as_the_signature_says(job: MakeJob):
-    """In the declared dtype, `auto` being float32 on the CPU; kept while the signature is the same."""
+def test_the_pipeline_is_as_the_signature_says(
+    job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """In the declared dtype, `auto` being float32 on the CPU, and by the declared engine; kept while
+    the signature is the same."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     models = WarmModels()
     first = models.sampler(job())
     assert first.pipe.unet.dtype == torch.float32
     assert models.sampler(job(seed=3)) is first
     half = models.sampler(job(Engine("bfloat16", safety_checker=False)))
     assert half is not first and half.pipe.vae.dtype == torch.bfloat16
+    assert not first.is_compiled
+    assert models.sampler(job(Engine(engine="compiled"))).is_compiled
 
 
 def test_a_switch_leaves_no_trace(job: MakeJob, folder: Path):
