@@ -12,6 +12,7 @@ SAMPLER_NICENESS = 15
 POST_NICENESS = 19
 
 _marks: dict[str, float] = {}
+_IMPORTED = time.time()
 
 
 def mark(step: str) -> None:
@@ -30,7 +31,10 @@ def make_way(niceness: int) -> None:
 
 
 def _process_began() -> float:
-    """In seconds since 1970, from the kernel."""
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    """In seconds since 1970, from the kernel; where it does not tell, when this module was imported."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:  # not Linux
+        return _IMPORTED
     booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     return booted + ticks / os.sysconf("SC_CLK_TCK")
