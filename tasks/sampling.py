@@ -96,21 +96,20 @@ def decode_in_chunks(
 ) -> Iterator[tuple[Frames, str | None]]:
     """As `decode_in_memory`, some frames at a time; with each, what the ledger should know by then."""
     from zs2.decode_calls import frames_a_call
-    from zs2.decoding import in_tiles
+    from zs2.decoding import decode, in_tiles
 
-    def decode(part: torch.Tensor, needed: Sequence[str]) -> Frames:
+    def decoded_part(part: torch.Tensor, needed: Sequence[str]) -> Frames:
         sampler = models.sampler(job, offload=OFFLOAD in needed)
         if TILES not in needed:
-            return sampler.decode(part)
+            return decode(sampler.pipe, part, call)
         with in_tiles(sampler.pipe, part):
-            return sampler.decode(part)
+            return decode(sampler.pipe, part, call)
 
     side = job.model.scale_factor
     size = [side * length for length in latents.shape[-2:]]
-    call = frames_a_call(*size)
-    whole = max(1, frames_a_chunk(*size) // call)  # calls: a frame's bytes depend on its own
-    for part in latents.split(whole * call):
-        decoded, needed = fallbacks.attempt(_shape(job), "decode", partial(decode, part))
+    call = 1 if job.row.sampled_frames == 1 else frames_a_call(*size)
+    for part in latents.split(max(1, frames_a_chunk(*size) // call) * call):
+        decoded, needed = fallbacks.attempt(_shape(job), "decode", partial(decoded_part, part))
         yield decoded, _memory_note("decoded", needed)
 
 

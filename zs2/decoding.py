@@ -16,23 +16,31 @@ from zs2.decode_calls import frames_a_call
 
 @torch.no_grad()
 def decode(
-    pipe: Any, latents: Float[Tensor, "frame channel h w"]
+    pipe: Any, latents: Float[Tensor, "frame channel h w"], frames_per_call: int | None = None
 ) -> UInt8[np.ndarray, "frame height width 3"]:
-    """Decode small frames `frames_a_call` at a time, the rest of them and large ones one by one: memory
-    does not depend on the clip's length, nor do a frame's bytes on how a clip is cut into parts, as
-    long as all parts but the last are whole calls.
+    """Decode in calls of one fixed shape, the last one padded: neither the clip's length nor where it is
+    cut decides a frame's bytes, and memory does not grow with it.
 
     A checkpoint's safety checker is honoured (a flagged frame is black, as in diffusers), and so is an
     SDXL pipeline's watermark.
+
+    Args:
+        frames_per_call: the same for all parts of a clip; default `frames_a_call`, and 1 where there is
+            one frame, as in diffusers.
     """
     device = pipe._execution_device
     side = pipe.vae_scale_factor
-    size = frames_a_call(latents.shape[-2] * side, latents.shape[-1] * side)
-    count = len(latents) // size * size  # of whole calls
+    size = frames_per_call
+    if size is None:
+        fitting = frames_a_call(latents.shape[-2] * side, latents.shape[-1] * side)
+        size = 1 if len(latents) == 1 else fitting
+    frames: list[np.ndarray] = []
     with _decodable(pipe) as vae:
-        moved = latents.to(device, vae.dtype)
-        calls = [*moved[:count].split(size), *moved[count:].split(1)]
-        frames = [_decode_call(pipe, vae, call, device) for call in calls if len(call)]
+        for call in latents.to(device, vae.dtype).split(size):
+            padded = call
+            if len(call) < size:
+                padded = torch.cat([call, call[-1:].expand(size - len(call), *call.shape[1:])])
+            frames.append(_decode_call(pipe, vae, padded, device)[: len(call)])
     pipe.maybe_free_model_hooks()
     return np.concatenate(frames)
 

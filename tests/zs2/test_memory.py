@@ -101,12 +101,12 @@ def test_the_clips_length_has_no_say(sd1: tuple[ZS2Sampler, ModelInfo], sd1_memo
 
 
 def test_decoding_holds_what_is_said(sd1: tuple[ZS2Sampler, ModelInfo]):
-    """Real frames decoded on the CPU, pixels included: within 2 % of the estimate for a call."""
+    """Real frames decoded on the CPU, pixels included: within 3 % of the estimate for a call, of which padding is 2."""
     sampler, info = sd1
     side = 8 * tiny_models.LATENT
     latents = torch.zeros(3, 4, side // 2, side // 2)
     recorded = recorded_peak(lambda: sampler.decode(latents))
-    assert recorded == pytest.approx(estimate(info, height=side, width=side).decode, rel=0.02)
+    assert recorded == pytest.approx(estimate(info, height=side, width=side).decode, rel=0.03)
 
 
 def test_every_frame_of_a_segment_takes_the_same(
