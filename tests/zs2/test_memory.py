@@ -101,7 +101,8 @@ def test_the_clips_length_has_no_say(sd1: tuple[ZS2Sampler, ModelInfo], sd1_memo
 
 
 def test_decoding_holds_what_is_said(sd1: tuple[ZS2Sampler, ModelInfo]):
-    """Real frames decoded on the CPU, pixels included: within 3 % of the estimate for a call, of which padding is 2."""
+    """Real frames decoded on the CPU, pixels included: within 3 % of the estimate for a call, 2 of which
+    are what a padded call copies."""
     sampler, info = sd1
     side = 8 * tiny_models.LATENT
     latents = torch.zeros(3, 4, side // 2, side // 2)
