@@ -264,8 +264,8 @@ def test_a_run_lost_with_its_worker_is_found_and_started_again(
     seen: list[str] = []
 
     def is_back() -> bool:
-        name = service.flow_run(run)["state"]["name"]
-        if name not in seen:
+        name = (service.flow_run(run) or {"state": {"name": ""}})["state"]["name"]
+        if name and name not in seen:
             seen.append(name)
         return name == "AwaitingRetry"
 
