@@ -19,7 +19,7 @@ from flows.bench.sampler import sampler as bench
 from flows.bench.work import counted
 from flows.errors import UsageError
 
-STEPS, FRAMES = 4, 4
+STEPS, FRAMES = 4, 8  # a call of the decoder
 
 
 @pytest.fixture(scope="module")
