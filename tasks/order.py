@@ -22,9 +22,8 @@ from tasks.job import Job, Signature
 # UNet pictures of the model's own size (guidance copies included), for a sampler, of a signature's turn
 # on average: 32 clips of 8 frames in 50 steps. Loading a checkpoint takes about as long as one of them.
 TURN_PICTURES = 25_600.0
-PARTS = (
-    8  # of a turn, for a group's own: other add-ons or shapes cost a tenth of another checkpoint
-)
+# Of a turn, for a group's own: other add-ons or shapes cost a tenth of another checkpoint.
+PARTS = 8
 MOST_ROUNDS = 8  # an actor loads each checkpoint so often at most, however long the run is
 # Rows of younger shards that may begin before those of an older one: then it is taken up by all.
 MOST_OVERTAKEN = 512

@@ -57,10 +57,8 @@ class Shortcuts:
     def enter_segment(self, start: int, rows: int) -> None:
         """The segment from frame `start` on comes next, as so many pictures."""
         feature = self._kept.pop(start, None)
-        if (
-            feature is not None and len(feature) != rows
-        ):  # other guidance copies than in the last step
-            feature = None
+        if feature is not None and len(feature) != rows:
+            feature = None  # other guidance copies than in the last step
         self._start, self._feature, self.reusing = start, feature, feature is not None
 
     def deep(self, feature: Tensor) -> Tensor:

@@ -22,9 +22,8 @@ from torch import Tensor
 from zs2.attention import MomentumState
 from zs2.segments import Segment
 
-MOST_HELD = (
-    4  # calls with other texts whose keys and values are held: a storyboard may have any number
-)
+# Calls with other texts whose keys and values are held: a storyboard may have any number.
+MOST_HELD = 4
 
 Projected = tuple[Tensor, Tensor]
 
