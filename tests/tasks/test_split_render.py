@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import ray
 
 from manifests.row import parse_row
 from manifests.storage import RunFolder
-from tasks import stages
+from tasks import handover, stages
 from tasks.catalogue import Catalogue
 from tasks.cluster import Resources
 from tasks.job import Ending, Engine, Job
@@ -90,21 +91,37 @@ def test_two_actors_make_the_same_file(
 @pytest.mark.slow
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_killed_actor_changes_no_byte(
-    local_ray: list[Resources], tiny_job: TinyJob, tmp_path: Path, which: int
+    local_ray: list[Resources],
+    tiny_job: TinyJob,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    which: int,
 ) -> None:
     """The first or the last sampler is killed while both are at work: the row takes one attempt more."""
+    held = tmp_path / "held"
+
+    class HoldingMailbox(handover.Mailbox):
+        """Keeps a message of the first attempt back for good, so that neither share can end."""
+
+        async def take(self, share: int) -> tuple[int, list[Any]]:
+            number, sent = await super().take(share)
+            if number == 20 and not held.exists():
+                held.touch()
+                await asyncio.sleep(3600)
+            return number, sent
+
+    monkeypatch.setattr(handover, "Mailbox", HoldingMailbox)
     folder = RunFolder(tmp_path / "out").create()
     pipeline = pipeline_of(folder, local_ray)
     job = tiny_job("long", num_frames=16, num_inference_steps=60)
     ended: list[Ending] = []
     thread = threading.Thread(target=pipeline.render, args=(iter([job]), ended.append))
-    pool = pipeline.stages[0].pool
     try:
         thread.start()
-        while not all(worker.calls for worker in pool.workers):
+        while not held.exists():
+            assert thread.is_alive()
             time.sleep(0.1)
-        time.sleep(3)
-        ray.kill(pool.workers[which].actor)
+        ray.kill(pipeline.stages[0].pool.workers[which].actor)
         thread.join(400)
     finally:
         pipeline.close()

@@ -40,14 +40,15 @@ def test_too_little_work_is_refused(numbers: tuple[int, int, float]):
 
 @pytest.mark.slow
 def test_the_command_measures_sleepers_and_samplers():
-    """With Prefect and Ray: the sleep is the actors' own, never more than all of their time."""
+    """With Prefect and Ray: the sleep is the actors' own, not more than all of their time, but for what
+    the driver hears late (tens of ms in 2 s)."""
     command = [sys.executable, "-m", "flows.cli", "bench", "scale", "--actors", "2"]
     command += ["--batches", "8", "--seconds", "0.5", "--real", "--rows", "2", "--pairs", "1"]
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     sleeping, real = report["sleeping"], report["real"]
-    assert 0.3 < sleeping["busy"] <= 1.001 and 0 < sleeping["driver"] < 2
+    assert 0.3 < sleeping["busy"] <= 1.1 and 0 < sleeping["driver"] < 2
     assert sleeping["rows"] == 16 and sleeping["rows_per_second"] < 1.5 * sleeping["ideal"]
     assert len(real["one"]) == len(real["two"]) == 1 and 0.1 < real["median_efficiency"] < 2
     told = bench.text(report)
