@@ -8,7 +8,7 @@ DEMO_OUT ?= renders/demo
 # A file of tests is one process's, for what its tests share.
 PYTEST := $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
-.PHONY: help demo setup test test-slow test-postgres chaos check format clean mini
+.PHONY: help demo setup test test-slow test-failed test-postgres chaos check format clean mini
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ test: $(VENV)/.dev ## the tests, a quarter of an hour on two cores
 
 test-slow: $(VENV)/.dev ## the longer proofs
 	$(PYTEST) -m "slow and not soak and not postgres"
+
+test-failed: $(VENV)/.dev ## what failed in the last run of the tests, once more, one after another
+	$(BIN)/python -m pytest -q --last-failed --last-failed-no-failures none
 
 test-postgres: $(VENV)/.dev ## a deployed render whose Prefect server is on Debian's PostgreSQL
 	$(BIN)/python -m pytest -q -m postgres tests/flows/test_postgres.py
