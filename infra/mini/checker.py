@@ -1,10 +1,10 @@
-"""Tell a picture's thing, colour and setting from its pixels: the bundled model's judge.
+"""Tell a picture's thing, colour, setting and count from its pixels: the bundled model's judge.
 
 A small convolutional network trained on drawn scenes alone, blurred, recoloured, made noisy and
 compressed at random, so that it judges what people would still recognise. It shares nothing with
 the diffusion model: neither weights nor latents nor its autoencoder.
 
-    python -m infra.mini.checker --minutes 5        # train again; writes checker.safetensors
+    python -m infra.mini.checker --minutes 8        # train again; writes checker.safetensors
 """
 
 from __future__ import annotations
@@ -22,16 +22,24 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from infra.mini.data import TEST_SEED, TRAIN_SEED, WORK, pictures, scene_list
-from infra.mini.scenes import COLOURS, SETTINGS, THINGS, Scene, draw
+from infra.mini.data import COUNT, TEST_SEED, TRAIN_SEED, WORK, pictures, scene_list
+from infra.mini.scenes import COLOURS, COUNTS, SETTINGS, Scene, draw
+from infra.mini.things import THINGS
 from infra.mini.training import Clock, batches, learning_rate, log
 
 WEIGHTS = Path(__file__).parent / "checker.safetensors"
-CLASSES = {"thing": THINGS, "colour": COLOURS, "setting": SETTINGS}
+CLASSES: dict[str, tuple[str | int, ...]] = {
+    "thing": THINGS,
+    "colour": COLOURS,
+    "setting": SETTINGS,
+    "count": COUNTS,
+}
+JUDGED = ("thing", "colour", "setting")  # what "all right" means; the count is told beside it
+SIDE = 64
 
 
 class Checker(nn.Module):
-    """Pictures (batch, 3, 64, 64) in -1..1 to logits, one tensor for each attribute."""
+    """Pictures (batch, 3, SIDE, SIDE) in -1..1 to logits, one tensor for each attribute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,11 +129,32 @@ def train(minutes: float, batch: int, peak: float, count: int) -> Checker:
 
 
 @torch.no_grad()
-def right(checker: Checker, seen: np.ndarray, scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
-    """Judge pictures, uint8 (picture, 64, 64, 3), by what the scenes say: bool (picture,) each."""
-    made = checker(to_tensor(seen))
+def right(
+    checker: Checker,
+    seen: np.ndarray,
+    scenes: Sequence[Scene],
+    attributes: Sequence[str] = JUDGED,
+) -> dict[str, np.ndarray]:
+    """Judge pictures, uint8 (picture, h, w, 3), by what the scenes say: bool (picture,) each.
+
+    Larger pictures are reduced to SIDE pixels first.
+    """
+    if seen.shape[1] != SIDE:
+        small = [cv2.resize(p, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for p in seen]
+        seen = np.stack(small)
+    made = [checker(to_tensor(seen[at : at + 256])) for at in range(0, len(seen), 256)]
     wanted = labels(scenes)
-    return {name: (made[name].argmax(1) == wanted[name]).numpy() for name in CLASSES}
+    return {
+        name: (torch.cat([part[name].argmax(1) for part in made]) == wanted[name]).numpy()
+        for name in attributes
+    }
+
+
+def chance(scenes: Sequence[Scene], attribute: str) -> float:
+    """How often two of these scenes agree in an attribute by chance."""
+    values = [getattr(scene, attribute) for scene in scenes]
+    shares = np.unique(values, return_counts=True)[1] / len(values)
+    return float((shares**2).sum())
 
 
 @cache
@@ -138,10 +167,10 @@ def trained() -> Checker:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--count", type=int, default=60_000)
+    parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -150,8 +179,14 @@ def main() -> None:
     WEIGHTS.chmod(0o644)
     held_out = scene_list(TEST_SEED, 2000)
     drawn = np.stack([draw(scene) for scene in held_out])
-    for name, hits in right(trained(), drawn, held_out).items():
-        print(f"{name}: {hits.mean():.2%} of {len(hits)} held-out scenes")
+    shuffled = [held_out[i] for i in np.random.default_rng(0).permutation(len(held_out))]
+    of_others = right(trained(), drawn, shuffled, tuple(CLASSES))
+    for name, hits in right(trained(), drawn, held_out, tuple(CLASSES)).items():
+        print(
+            f"{name}: {hits.mean():.2%} of {len(hits)} held-out scenes; with shuffled captions ",
+            end="",
+        )
+        print(f"{of_others[name].mean():.2%}, by chance {chance(held_out, name):.2%}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Drawn scenes kept on disk, so that every training stage reads the same ones.
 
-python -m infra.mini.data --count 60000
+python -m infra.mini.data
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from infra.mini.scenes import Scene, draw, scenes
 
 WORK = Path(__file__).parent / "work"
+COUNT = 100_000
 TRAIN_SEED = 1  # streams of scenes; no scene is in two of them
 TEST_SEED = 2
 CHUNK = 2000
@@ -24,9 +25,10 @@ def _draw_chunk(seed: int, start: int, count: int, size: int) -> np.ndarray:
     return np.stack(drawn)
 
 
-def scene_list(seed: int, count: int, start: int = 0) -> list[Scene]:
-    """Return `count` scenes of a stream from number `start` on."""
-    return list(scenes(seed, count, start))
+def scene_list(seed: int, count: int, start: int = 0, held_out: bool = False) -> list[Scene]:
+    """Return `count` scenes of a stream from number `start` on; `held_out`: of the combinations that no
+    training scene has."""
+    return list(scenes(seed, count, start, held_out))
 
 
 def draw_all(seed: int, count: int, size: int, path: Path, workers: int) -> None:
@@ -54,7 +56,7 @@ def pictures(count: int, size: int = 64, workers: int = 2) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=60_000)
+    parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--size", type=int, default=64)
     arguments = parser.parse_args()
     drawn = pictures(arguments.count, arguments.size)

@@ -4,32 +4,44 @@
 
 Held-out scenes, which no training stage has seen, each with the plain caption that prompts look
 like and with one by the grammar (synonyms, sizes, word orders). A picture counts as right where its
-best caption among 100 is its own, or one that means the same: the same thing, colour, place and
-time, whatever it says of size and position. Generated clips: those of ZS² in a folder that `zs2
+best caption among 100 is its own, or one that means the same: the same thing, colour, place, time
+and count, whatever it says of size, style and position. Generated clips: those of ZS² in a folder that `zs2
 compare` has made; each has its own prompt against all the others', by the score that `zs2 eval` gives.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from infra.mini.captions import COLOUR_WORDS, PLACE_WORDS, THING_WORDS, caption, plain_caption
+from infra.mini.captions import (
+    COLOUR_WORDS,
+    COUNT_WORDS,
+    PLACE_WORDS,
+    THING_WORDS,
+    TIME_WORDS,
+    caption,
+    plain_caption,
+    plural,
+)
 from infra.mini.data import TEST_SEED, scene_list
 from infra.mini.scenes import COLOURS, Scene, draw
 from tasks.assemble import decode
 from zs2.clip_score import ClipScorer
 
+T = TypeVar("T")
 AMONG = 100
 ROUNDS = 20  # times 100 pictures
 
 
-def meaning(scene: Scene) -> tuple[str, str, str, str]:
+def meaning(scene: Scene) -> tuple[str, str, str, str, int]:
     """Return what two captions must share to count as one."""
-    return scene.thing, scene.colour, scene.place, scene.time
+    return scene.thing, scene.colour, scene.place, scene.time, scene.count
 
 
 def right(scores: np.ndarray, scenes: list[Scene]) -> np.ndarray:
@@ -54,14 +66,24 @@ def retrieval(scorer: ClipScorer, plain: bool) -> tuple[float, float]:
     return float(np.mean(by_picture)), float(np.mean(by_caption))
 
 
-def meaning_of(text: str) -> tuple[str | None, ...]:
-    """Return what a caption of the grammar says of thing, colour, place and time."""
-    words = set(text.replace(",", "").split())
-    named = [
-        next((name for name, synonyms in table.items() if words & set(synonyms)), None)
-        for table in (THING_WORDS, {c: (c,) for c in COLOURS} | COLOUR_WORDS, PLACE_WORDS)
-    ]
-    return (*named, "night" if "night" in words else "day")
+def meaning_of(text: str) -> tuple[str | int | None, ...]:
+    """Return what a caption of the grammar says of thing, colour, place, time and count."""
+    said = f" {text.replace(',', ' ')} "
+
+    def named(table: Mapping[T, tuple[str, ...]]) -> T | None:
+        return next(
+            (name for name, words in table.items() if any(f" {w} " in said for w in words)), None
+        )
+
+    things = {name: (*words, *map(plural, words)) for name, words in THING_WORDS.items()}
+    place = named(PLACE_WORDS)
+    return (
+        named(things),
+        named({colour: (colour,) for colour in COLOURS} | COLOUR_WORDS),
+        place,
+        "night" if place == "space" else named(TIME_WORDS) or "day",
+        named(COUNT_WORDS) or 1,
+    )
 
 
 def of_clips(scorer: ClipScorer, folder: Path, method: str) -> None:

@@ -34,22 +34,25 @@ itself (`infra/mini/scenes.py`) and captions by grammar (`infra/mini/captions.py
 photograph and no picture made by anybody else. `infra/mini/README.md` tells how to train it again
 and what it scores. Licence: Apache-2.0.
 
-It knows one thing of one colour in one place, by day or at night:
+It knows one to three things of one kind and colour, in one place by day, at sunset or at night:
 
 | | |
 | --- | --- |
-| things | star, heart, ball (circle), square (box), triangle, moon (crescent), fish, house (home) |
-| colours | red, orange, yellow, green, blue, purple (violet), pink, white |
-| places | sky (clouds), sea (ocean, water), meadow (grass, field) |
-| | desert (dunes, sand), snow (winter), mountains (hills) |
-| times | by day (unless told otherwise), at night |
+| things | star, heart, ball (circle), moon (crescent), fish, house (home), boat (ship), tree (fir), |
+| | balloon, car (automobile), cat (kitten), mushroom (toadstool) |
+| colours | red, orange, yellow, green, turquoise (teal), blue, purple (violet), pink, brown, white |
+| places | sky (clouds), sea (ocean, water), meadow (grass, field), desert (dunes, sand), |
+| | snow (winter), mountains (hills), city (town), space (outer space) |
+| times | by day (unless told otherwise), at sunset (at dusk, in the evening), at night |
+| counts | a, two (a pair of), three |
+| styles | flat (plain), outlined (line drawing), shaded (shiny, soft shading) |
 | sizes | small (little, tiny), medium, large (big, huge) |
 | positions | on the left, on the right, at the top, at the bottom |
 
-    a red star over the sea at night · small blue fish, desert · a big pink heart in the sky
+    a red star over the sea at night · two small blue fish, desert · at dusk, a pink cat in the city
 
 Every word of the grammar is one token ({words} words); other words are spelt out and mostly ignored.
-Two things in one prompt, actions and styles are beyond it. Its own defaults are in `zs2.json`.
+Things of two kinds in one prompt, and actions, are beyond it. Its own defaults are in `zs2.json`.
 """
 
 

@@ -36,8 +36,8 @@ third of the pictures it learned from had been through zs2-mini's autoencoder, o
 and recoloured, as generated ones are. `infra/mini/README.md` says what it scored. Licence:
 Apache-2.0.
 
-It knows one thing of one colour in one place, by day or at night (zs2-mini's card lists the words).
-Of anything else, of style, motion and beauty it says nothing. Its scores are not on the scale of
+It knows one to three things of one kind and colour in one place, by day, at sunset or at night
+(zs2-mini's card lists the words). Of anything else, of motion and beauty it says nothing. Its scores are not on the scale of
 OpenAI's CLIPs: compare them with each other only.
 """
 

@@ -2,12 +2,12 @@
 
     python -m infra.mini.prompts
 
-writes manifests/examples/mini-prompts.txt: 64 captions of held-out scenes, every thing in every colour
-once, places and times as even as that allows.
+writes manifests/examples/mini-prompts.txt: 64 captions of held-out scenes, things, colours and settings as
+even as 64 allow, each pair of thing and colour at most once.
 
-What is held out is the scenes: these are of the stream that no training reads. No combination is: the
-60,000 training scenes hold each of the 768 of thing, colour, place and time many times, so a score on
-these prompts says how well the model draws what it knows, not how well it combines anew.
+What is held out is the scenes: these are of the stream that no training reads. Their combinations of thing,
+colour and place are not, so a score on these prompts says how well the model draws what it knows, not how
+well it combines anew (`infra.mini.evaluate` says that).
 """
 
 from __future__ import annotations
@@ -20,28 +20,34 @@ import numpy as np
 
 from infra.mini.captions import caption
 from infra.mini.data import TEST_SEED, scene_list
-from infra.mini.scenes import COLOURS, SETTINGS, THINGS, Scene
+from infra.mini.scenes import COLOURS, SETTINGS, Scene
+from infra.mini.things import THINGS
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = ROOT / "manifests" / "examples" / "mini-prompts.txt"
+COUNT = 64
 START, SEARCHED = (
     70_000,
     4_000,
 )  # of the test stream; infra.mini.evaluate takes those from 50,000 on
-HEAD = "# Drawn by `python -m infra.mini.prompts`: every thing in every colour, each of a held-out scene."
+HEAD = "# Drawn by `python -m infra.mini.prompts`: things, colours and settings evenly, of held-out scenes."
 
 
 def balanced_scenes() -> list[Scene]:
-    """The first scene of each thing and colour that keeps the settings even, in the stream's order."""
-    pairs: dict[tuple[str, str], Scene] = {}
-    settings: Counter[str] = Counter()
-    most = -(-len(THINGS) * len(COLOURS) // len(SETTINGS))
+    """The stream's next scene, COUNT times, of a thing, colour and setting that have not come up more
+    often than a fair share so far."""
+    values = {"thing": len(THINGS), "colour": len(COLOURS), "setting": len(SETTINGS)}
+    seen: Counter[tuple[str, str]] = Counter()
+    found: list[Scene] = []
     for scene in scene_list(TEST_SEED, SEARCHED, START):
-        pair = (scene.thing, scene.colour)
-        if pair not in pairs and settings[scene.setting] < most:
-            pairs[pair] = scene
-            settings[scene.setting] += 1
-    return list(pairs.values())
+        own = [(name, getattr(scene, name)) for name in values]
+        pair = ("pair", f"{scene.colour} {scene.thing}")
+        if seen[pair] == 0 and all(seen[each] <= len(found) // values[each[0]] for each in own):
+            found.append(scene)
+            seen.update([pair, *own])
+        if len(found) == COUNT:
+            break
+    return found
 
 
 def prompts() -> list[str]:

@@ -24,15 +24,25 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from infra.mini.captions import POSITIONS, caption, position, words
 from infra.mini.data import TEST_SEED, TRAIN_SEED, WORK, scene_list
-from infra.mini.scenes import COLOURS, PLACES, SIZES, THINGS, TIMES, Scene
+from infra.mini.backgrounds import PLACES, TIMES
+from infra.mini.scenes import COLOURS, COUNTS, SIZES, Scene
+from infra.mini.things import STYLES, THINGS
 from infra.mini.training import Clock, learning_rate, load, log, save
 
 CHECKPOINT = WORK / "text.pt"
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
-CONTEXT = 32  # tokens, begin and end included; the longest caption of the grammar has 18
+CONTEXT = 32  # tokens, begin and end included; the longest caption of the grammar has 22
 WIDTH = 128
 SIDES = ("free", *POSITIONS)
-HEADS = {"thing": THINGS, "colour": COLOURS, "place": PLACES, "time": TIMES, "size": SIZES}
+HEADS: dict[str, tuple[str | int, ...]] = {
+    "thing": THINGS,
+    "colour": COLOURS,
+    "place": PLACES,
+    "time": TIMES,
+    "count": COUNTS,
+    "size": SIZES,
+    "style": STYLES,
+}
 
 
 def byte_letters() -> list[str]:
@@ -112,7 +122,7 @@ def build(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def attributes(scene: Scene) -> list[int]:
-    """Return the attributes' class numbers: thing, colour, place, time, size, side."""
+    """Return the attributes' class numbers: those of `HEADS` in their order, then the side."""
     found = [names.index(getattr(scene, head)) for head, names in HEADS.items()]
     return [*found, SIDES.index(position(scene) or "free")]
 
@@ -206,7 +216,7 @@ def trained() -> tuple[CLIPTokenizer, CLIPTextModel]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=3)
+    parser.add_argument("--minutes", type=float, default=4)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=2)

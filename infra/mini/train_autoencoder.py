@@ -1,6 +1,6 @@
-"""Train the autoencoder: 64×64 pictures to 4×8×8 latents and back.
+"""Train the autoencoder: pictures to latents of an eighth of their size in four channels, and back.
 
-    python -m infra.mini.train_autoencoder --minutes 17
+    python -m infra.mini.train_autoencoder --minutes 30 --compile
     python -m infra.mini.train_autoencoder --minutes 15 --decoder   # later: sharpen the decoder
 
 Resumes from its checkpoint. The second command leaves the encoder and so the latents as they are,
@@ -22,22 +22,25 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
-from infra.mini.data import TEST_SEED, TRAIN_SEED, WORK, pictures, scene_list
-from infra.mini.scenes import Scene, draw
+from infra.mini.data import COUNT, TEST_SEED, TRAIN_SEED, WORK, pictures, scene_list
+from infra.mini.scenes import MOST, Scene, draw
 from infra.mini.training import (
     Average,
     Clock,
     batches,
+    device,
     learning_rate,
     load,
     log,
+    mixed,
     save,
     training_state,
 )
 
 CHECKPOINT = WORK / "autoencoder.pt"
 DECODER_CHECKPOINT = WORK / "decoder.pt"
-KL_WEIGHT = 1.5e-3
+KL_WEIGHT = 8e-4
+KL_RISES = (0.05, 0.2)  # shares of the plan between which its weight goes from nothing to the whole
 THING_WEIGHT = 2.0
 EXTRA_NOISE = 0.06  # of a latent's spread: what the decoder alone learns to forgive
 
@@ -54,8 +57,12 @@ ARCHITECTURE: dict[str, Any] = {
 
 
 def build() -> AutoencoderKL:
-    """Return an untrained autoencoder, f=8, four latent channels."""
-    return AutoencoderKL(**ARCHITECTURE)
+    """Return an untrained autoencoder, f=8, four latent channels, whose latents have little noise at
+    first: with as much as the prior's, it learns for long to do without them."""
+    network = AutoencoderKL(**ARCHITECTURE)
+    assert network.quant_conv is not None and network.quant_conv.bias is not None
+    torch.nn.init.constant_(network.quant_conv.bias[ARCHITECTURE["latent_channels"] :], -5.0)
+    return network
 
 
 def encode(network: Any, seen: Tensor) -> DiagonalGaussianDistribution:
@@ -74,16 +81,23 @@ def to_tensor(drawn: np.ndarray) -> Tensor:
 
 
 def discs(scenes: list[Scene]) -> Tensor:
-    """Return each scene's thing as centre and radius, (scene, 3)."""
-    return torch.tensor([(s.x, s.y, s.radius) for s in scenes])
+    """Return each scene's things as centre and radius, (scene, MOST, 3); those it lacks have no radius."""
+    found = torch.zeros(len(scenes), MOST, 3)
+    for row, scene in zip(found, scenes, strict=True):
+        for number, spot in enumerate(scene.spots):
+            row[number] = torch.tensor((spot.x, spot.y, spot.radius))
+    return found
 
 
 def reconstruction_loss(made: Tensor, wanted: Tensor, disc: Tensor) -> Tensor:
-    """Return the weighted absolute error over four scales; pictures (batch, 3, h, w)."""
+    """Return the weighted absolute and squared error, the first over four scales.
+
+    Pictures (batch, 3, h, w); disc (batch, MOST, 3).
+    """
     side = wanted.shape[-1]
-    line = (torch.arange(side) + 0.5) / side
-    x, y, radius = (part[:, None, None] for part in disc.unbind(1))
-    inside = (line[None, None, :] - x) ** 2 + (line[None, :, None] - y) ** 2 < (radius * 1.1) ** 2
+    line = (torch.arange(side, device=wanted.device) + 0.5) / side
+    x, y, radius = (part[..., None, None] for part in disc.unbind(2))
+    inside = ((line - x) ** 2 + (line[:, None] - y) ** 2 < (radius * 1.1) ** 2).any(1)
     weight = (1 + THING_WEIGHT * inside)[:, None]
     error = made - wanted
     loss = (weight * (error.abs() + error.square())).mean()
@@ -116,13 +130,21 @@ def start(decoder_only: bool) -> AutoencoderKL:
     return network
 
 
-def train(minutes: float, batch: int, peak: float, count: int, decoder_only: bool) -> None:
+def train(
+    minutes: float,
+    batch: int,
+    peak: float,
+    count: int,
+    decoder_only: bool,
+    size: int,
+    compile_: bool,
+) -> None:
     """Train until the plan's minutes have passed, from the checkpoint where there is one."""
     checkpoint = DECODER_CHECKPOINT if decoder_only else CHECKPOINT
     stage = checkpoint.stem
-    drawn = pictures(count)
+    drawn = pictures(count, size)
     disc = discs(scene_list(TRAIN_SEED, count))
-    network = start(decoder_only)
+    network = start(decoder_only).to(device(), memory_format=torch.channels_last)  # pyright: ignore
     learning = [p for p in network.parameters() if p.requires_grad]
     average = Average(network, 0.998)
     optimizer = torch.optim.AdamW(learning, peak, betas=(0.9, 0.98), weight_decay=1e-3)
@@ -132,6 +154,7 @@ def train(minutes: float, batch: int, peak: float, count: int, decoder_only: boo
         optimizer.load_state_dict(state["optimizer"])
         average.shadow = state["average"]
         step, clock = state["step"], Clock(minutes, state["spent"])
+    passed = torch.compile(_pass) if compile_ else _pass
     total = 0.0
     for chosen in batches(count, batch, seed=step + decoder_only):
         if clock.progress >= 1:
@@ -139,16 +162,15 @@ def train(minutes: float, batch: int, peak: float, count: int, decoder_only: boo
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(peak, step, clock.progress, warm_up=100, hold=0.3)
         chosen = chosen.sort().values
-        wanted = to_tensor(drawn[chosen.numpy()])
-        posterior = encode(network, wanted)
-        sample = posterior.sample()
-        if decoder_only:
-            spread = posterior.mean.std((0, 2, 3), keepdim=True)
-            sample = sample + EXTRA_NOISE * spread * torch.randn_like(sample)
-        loss = reconstruction_loss(decode(network, sample), wanted, disc[chosen])
+        wanted = to_tensor(drawn[chosen.numpy()]).to(device(), memory_format=torch.channels_last)
+        with mixed():
+            made, parameters = passed(network, wanted, EXTRA_NOISE if decoder_only else 0.0)
+        posterior = DiagonalGaussianDistribution(parameters.float())
+        loss = reconstruction_loss(made.float(), wanted, disc[chosen].to(device()))
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         optimizer.zero_grad()
-        (loss + (0 if decoder_only else KL_WEIGHT * kl)).backward()
+        weight = 0 if decoder_only else KL_WEIGHT * _rise(clock.progress)
+        (loss + weight * kl).backward()
         torch.nn.utils.clip_grad_norm_(learning, 1.0)
         optimizer.step()
         average.update(network, step)
@@ -162,7 +184,28 @@ def train(minutes: float, batch: int, peak: float, count: int, decoder_only: boo
             save(checkpoint, training_state(network, optimizer, average, step, clock))
     save(checkpoint, training_state(network, optimizer, average, step, clock))
     network.load_state_dict(average.shadow)
-    log(stage, WORK / f"{stage}.log", step, clock, psnr=psnr(network.eval()))
+    found = psnr(network.eval().cpu(), size=size)
+    log(stage, WORK / f"{stage}.log", step, clock, psnr=found)
+
+
+def _rise(progress: float) -> float:
+    """How much of the KL weight counts: with any at first, latents learn to tell nothing."""
+    begin, end = KL_RISES
+    return min(1.0, max(0.0, (progress - begin) / (end - begin)))
+
+
+def _pass(network: AutoencoderKL, wanted: Tensor, extra: float) -> tuple[Tensor, Tensor]:
+    """Return pictures by way of sampled latents, and the parameters of the latents' distribution.
+
+    Args:
+        extra: noise on the latents besides, as a share of their spread.
+    """
+    posterior = encode(network, wanted)
+    sample = posterior.sample()
+    if extra:
+        spread = posterior.mean.std((0, 2, 3), keepdim=True)
+        sample = sample + extra * spread * torch.randn_like(sample)
+    return decode(network, sample), posterior.parameters
 
 
 def _averaged(checkpoint: Path) -> AutoencoderKL:
@@ -181,15 +224,25 @@ def trained() -> AutoencoderKL:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=17)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--count", type=int, default=60_000)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=1.6e-3)
+    parser.add_argument("--count", type=int, default=COUNT)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--compile", action="store_true", help="needs a C++ compiler")
     parser.add_argument("--decoder", action="store_true", help="sharpen the decoder alone")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    train(arguments.minutes, arguments.batch, arguments.rate, arguments.count, arguments.decoder)
+    train(
+        arguments.minutes,
+        arguments.batch,
+        arguments.rate,
+        arguments.count,
+        arguments.decoder,
+        arguments.size,
+        arguments.compile,
+    )
 
 
 if __name__ == "__main__":

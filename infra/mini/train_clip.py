@@ -26,8 +26,9 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextModel
 from infra.mini import text
 from infra.mini.captions import caption
 from infra.mini.checker import degrade
-from infra.mini.data import TRAIN_SEED, WORK, pictures, scene_list
-from infra.mini.scenes import THINGS, Scene
+from infra.mini.data import COUNT, TRAIN_SEED, WORK, pictures, scene_list
+from infra.mini.scenes import Scene
+from infra.mini.things import THINGS
 from infra.mini.train_autoencoder import decode, discs, encode, to_tensor, trained
 from infra.mini.training import (
     Average,
@@ -105,8 +106,8 @@ class Attributes(nn.Module):
 def patch_labels(scenes: list[Scene]) -> Tensor:
     """Return which thing covers each patch's centre, 0 for none; (scene, patch)."""
     line = (torch.arange(SIDE // PATCH) + 0.5) * PATCH / SIDE
-    x, y, radius = (part[:, None, None] for part in discs(scenes).unbind(1))
-    inside = (line[None, None, :] - x) ** 2 + (line[None, :, None] - y) ** 2 < radius**2
+    x, y, radius = (part[..., None, None] for part in discs(scenes).unbind(2))
+    inside = ((line - x) ** 2 + (line[:, None] - y) ** 2 < radius**2).any(1)
     things = torch.tensor([1 + THINGS.index(s.thing) for s in scenes])
     return (inside * things[:, None, None]).flatten(1)
 
@@ -200,7 +201,7 @@ def train(minutes: float, batch: int, peak: float, count: int) -> CLIPModel:
         read = model.text_model(input_ids=ids).pooler_output
         images = F.normalize(model.visual_projection(pooled), dim=-1)
         texts = F.normalize(model.text_projection(read), dim=-1)
-        meanings = labels[:, :4]  # thing, colour, place, time
+        meanings = labels[:, :5]  # thing, colour, place, time, count
         matching = contrastive_loss(images, texts, model.logit_scale.exp(), meanings)
         told = heads(pooled, tokens, labels, patches)
         optimizer.zero_grad()
@@ -242,7 +243,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--count", type=int, default=60_000)
+    parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -22,14 +22,17 @@ from torch import Tensor
 
 from infra.mini import text, train_autoencoder
 from infra.mini.captions import NULL_CAPTION, caption
-from infra.mini.data import TRAIN_SEED, WORK, pictures, scene_list
+from infra.mini.data import COUNT, TRAIN_SEED, WORK, pictures, scene_list
+from infra.mini.scenes import draw
 from infra.mini.training import (
     Average,
     Clock,
     batches,
+    device,
     learning_rate,
     load,
     log,
+    mixed,
     save,
     training_state,
 )
@@ -43,7 +46,7 @@ ARCHITECTURE: dict[str, Any] = {
     "sample_size": 8,
     "in_channels": 4,
     "out_channels": 4,
-    "block_out_channels": (96, 128),
+    "block_out_channels": (96, 160),
     "layers_per_block": 1,
     "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
@@ -53,9 +56,19 @@ ARCHITECTURE: dict[str, Any] = {
 }
 
 
-def build() -> UNet2DConditionModel:
-    """Return an untrained denoiser of 4×8×8 latents, conditioned on (token, 128) states."""
-    return UNet2DConditionModel(**ARCHITECTURE)
+def build(size: int = 64) -> UNet2DConditionModel:
+    """Return an untrained denoiser of a picture's latents, (4, size/8, size/8), conditioned on
+    (token, 128) states: of two levels for 64 pixels, of three for 128, where there is a GPU to train it."""
+    if size == 64:
+        return UNet2DConditionModel(**ARCHITECTURE)
+    larger = {
+        "sample_size": size // 8,
+        "block_out_channels": (96, 192, 256),
+        "down_block_types": ("CrossAttnDownBlock2D",) * 3,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 3,
+        "attention_head_dim": (4, 4, 4),
+    }
+    return UNet2DConditionModel(**ARCHITECTURE | larger)
 
 
 def scheduler() -> DDIMScheduler:
@@ -94,60 +107,68 @@ def normalise(network: AutoencoderKL, pictures_: Tensor) -> None:
     network.register_to_config(scaling_factor=1.0)
 
 
-def autoencoder() -> AutoencoderKL:
-    """Return the trained autoencoder with normalised latents."""
+def autoencoder(size: int = 64) -> AutoencoderKL:
+    """Return the trained autoencoder with latents normalised over drawn scenes."""
     network = train_autoencoder.trained()
-    drawn = pictures(60_000)
-    normalise(network, train_autoencoder.to_tensor(drawn[:2048]))
+    drawn = np.stack([draw(scene, size) for scene in scene_list(TRAIN_SEED, 2048)])
+    normalise(network, train_autoencoder.to_tensor(drawn))
     return network
 
 
 @torch.no_grad()
-def latents(count: int) -> tuple[Tensor, Tensor]:
-    """Return means and spreads of the training scenes' latents, each (count, 4, 8, 8)."""
+def latents(count: int, size: int = 64) -> tuple[Tensor, Tensor]:
+    """Return means and spreads of the training scenes' latents, each (count, 4, size/8, size/8)."""
     if LATENTS.exists():
         kept = torch.load(LATENTS, weights_only=True)
         return kept["mean"], kept["std"]
-    drawn, network = pictures(count), autoencoder()
+    drawn, network = pictures(count, size), autoencoder(size).to(device())  # pyright: ignore
     means, spreads = [], []
-    for start in range(0, count, 128):
-        wanted = train_autoencoder.to_tensor(drawn[start : start + 128])
+    for start in range(0, count, 32):  # few at a time: they fit into a core's cache
+        wanted = train_autoencoder.to_tensor(drawn[start : start + 32]).to(device())
         posterior = train_autoencoder.encode(network, wanted)
-        means.append(posterior.mean)
-        spreads.append(posterior.std)
+        means.append(posterior.mean.cpu())
+        spreads.append(posterior.std.cpu())
     mean, spread = torch.cat(means), torch.cat(spreads)
     save(LATENTS, {"mean": mean, "std": spread})
     return mean, spread
 
 
 def v_loss(network: Callable[..., Any], clean: Tensor, states: Tensor, bars: Tensor) -> Tensor:
-    """Return the weighted error in v; clean (batch, 4, 8, 8), bars the ᾱ by timestep.
+    """Return the weighted error in v; clean (batch, 4, h, w), bars the ᾱ by timestep.
 
     The weight 2√SNR/(1+SNR) is highest where signal and noise are equal. There and at higher noise
     the caption decides the thing's shape; min-SNR weights (arXiv:2303.09556), which favour nearly
     clean latents, had colours and settings right after 600 steps, but 4 shapes in 10 after 1,400.
     """
-    time = torch.randint(0, len(bars), (len(clean),))
+    time = torch.randint(0, len(bars), (len(clean),), device=clean.device)
     bar = bars[time][:, None, None, None]
     noise = torch.randn_like(clean)
     noisy = bar.sqrt() * clean + (1 - bar).sqrt() * noise
     wanted = bar.sqrt() * noise - (1 - bar).sqrt() * clean
-    made = network(noisy, time, states).sample
+    with mixed():
+        made = network(noisy, time, states).sample.float()
     error = F.mse_loss(made, wanted, reduction="none").mean((1, 2, 3))
     snr = bars[time] / (1 - bars[time])
     return (error * 2 * snr.sqrt() / (snr + 1)).mean()
 
 
 def train(
-    minutes: float, batch: int, peak: float, count: int, checkpoint: Path, compile_: bool = False
+    minutes: float,
+    batch: int,
+    peak: float,
+    count: int,
+    checkpoint: Path,
+    size: int = 64,
+    compile_: bool = False,
 ) -> None:
     """Train until the plan's minutes have passed, from the checkpoint where there is one."""
     tokenizer, encoder = text.trained()
     scenes = scene_list(TRAIN_SEED, count)
-    mean, spread = latents(count)
-    bars = scheduler().alphas_cumprod
+    mean, spread = latents(count, size)
+    bars = scheduler().alphas_cumprod.to(device())
     torch.manual_seed(0)
-    network = build()
+    network = build(size).to(device())  # pyright: ignore
+    encoder.to(device())  # pyright: ignore
     average = Average(network, 0.999)
     optimizer = torch.optim.AdamW(network.parameters(), peak, betas=(0.9, 0.98), weight_decay=0.01)
     step, clock = 0, Clock(minutes)
@@ -171,8 +192,9 @@ def train(
             for i in chosen.tolist()
         ]
         with torch.no_grad():
-            states = encoder(text.tokenize(tokenizer, texts)).last_hidden_state
-        loss = v_loss(compiled, clean, states, bars)
+            ids = text.tokenize(tokenizer, texts).to(device())
+            states = encoder(ids).last_hidden_state
+        loss = v_loss(compiled, clean.to(device()), states, bars)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -187,12 +209,12 @@ def train(
     save(checkpoint, training_state(network, optimizer, average, step, clock))
 
 
-def trained(checkpoint: Path = CHECKPOINT) -> UNet2DConditionModel:
+def trained(checkpoint: Path = CHECKPOINT, size: int = 64) -> UNet2DConditionModel:
     """Return the denoiser with its averaged weights, in evaluation mode."""
     state = load(checkpoint)
     if state is None:
         raise FileNotFoundError(f"no {checkpoint}: run `python -m infra.mini.train_unet`")
-    network = build()
+    network = build(size)
     network.load_state_dict(state["average"])
     return network.eval()
 
@@ -202,7 +224,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=75)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--count", type=int, default=60_000)
+    parser.add_argument("--count", type=int, default=COUNT)
+    parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="needs a C++ compiler")
     arguments = parser.parse_args()
@@ -213,6 +236,7 @@ def main() -> None:
         arguments.rate,
         arguments.count,
         CHECKPOINT,
+        arguments.size,
         arguments.compile,
     )
 
