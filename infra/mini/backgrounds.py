@@ -13,6 +13,7 @@ TIMES = ("day", "sunset", "night")
 Array = np.ndarray
 Colour = tuple[int, int, int]
 
+WINDOW = 0.075  # of the side: a town house's window with the wall around it
 # The top of the sky, the sky at the horizon, the glow of the light that stands there.
 _SKIES: dict[str, tuple[Colour, Colour, Colour]] = {
     "day": ((86, 160, 234), (206, 232, 248), (255, 252, 232)),
@@ -181,31 +182,33 @@ def _city(
 ) -> None:
     """Two rows of houses with windows, lit at night, and a street."""
     side = canvas.shape[0]
-    lit = {"day": 0.86, "sunset": 1.25, "night": 1.0}[time]
+    bright = {"day": 0.86, "sunset": 1.25, "night": 1.0}[time]
     for row, colour in enumerate(ground):
         edge = -rng.uniform(0, 0.1)
         while edge < 1:
-            width = rng.uniform(0.13, 0.21)
-            top = horizon - rng.uniform(0.1, 0.3) + 0.2 * row
-            x0, x1 = (round(v * side) for v in (edge, edge + width))
-            y0, y1 = round(top * side), round((horizon + 0.14 + 0.1 * row) * side)
-            x0 = max(0, x0)
+            width, top = rng.uniform(0.13, 0.21), horizon - rng.uniform(0.1, 0.3) + 0.2 * row
+            foot = horizon + 0.14 + 0.1 * row
             shade = colour * rng.uniform(0.88, 1.12)
-            canvas[y0:y1, x0:x1] = shade
+            _block(canvas, edge, top, edge + width, foot, shade)
             glass = (
                 np.array((236, 200, 112), np.float32) * 0.75 + shade * 0.25
                 if time == "night"
-                else np.minimum(shade * lit, 255)
+                else np.minimum(shade * bright, 255)
             )
-            step = max(4, round(0.075 * side))
-            for wy in range(y0 + step // 2, y1 - step // 2, step):
-                for wx in range(x0 + step // 2, x1 - step // 2, step):
-                    if rng.random() < 0.7:
-                        canvas[wy : wy + step // 2, wx : wx + step // 2] = glass
+            rows, columns = int((foot - top) / WINDOW), int(width / WINDOW)
+            for down, across in np.argwhere(rng.random((rows, columns)) < 0.7):
+                x, y = edge + (across + 0.4) * WINDOW, top + (down + 0.4) * WINDOW
+                _block(canvas, x, y, x + WINDOW / 2, y + WINDOW / 2, glass)
             edge += width
     _, y = grid(side)
     street = _gradient(ground[1] * 0.72, ground[1] * 0.5, y, horizon + 0.22, 1)
     _over(canvas, street, _below(np.full((1, side), horizon + 0.23, np.float32), side))
+
+
+def _block(canvas: Array, x0: float, y0: float, x1: float, y1: float, paint: Array) -> None:
+    """Paint a rectangle of whole pixels."""
+    left, top, right, low = (max(0, round(v * canvas.shape[0])) for v in (x0, y0, x1, y1))
+    canvas[top:low, left:right] = paint
 
 
 def _space(side: int, rng: np.random.Generator) -> Array:

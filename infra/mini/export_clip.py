@@ -37,8 +37,8 @@ and recoloured, as generated ones are. `infra/mini/README.md` says what it score
 Apache-2.0.
 
 It knows one to three things of one kind and colour in one place, by day, at sunset or at night
-(zs2-mini's card lists the words). Of anything else, of motion and beauty it says nothing. Its scores are not on the scale of
-OpenAI's CLIPs: compare them with each other only.
+(zs2-mini's card lists the words). Of anything else, of motion and beauty it says nothing. Its scores
+are not on the scale of OpenAI's CLIPs: compare them with each other only.
 """
 
 

@@ -21,9 +21,10 @@ from infra.mini.things import RGB, STYLES, THINGS, paint
 
 COLOURS = tuple(RGB)
 SIZES = ("small", "medium", "large")
-SETTINGS = tuple(
-    f"{place} {time}" for place, time in product(PLACES, TIMES) if place != "space"
-) + ("space",)
+SETTINGS = (
+    *(f"{place} {time}" for place, time in product(PLACES, TIMES) if place != "space"),
+    "space",
+)
 RADII = {"small": (0.16, 0.19), "medium": (0.20, 0.26), "large": (0.27, 0.33)}
 MOST = 3  # things in a scene
 COUNTS = tuple(range(1, MOST + 1))

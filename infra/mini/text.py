@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from infra.mini.backgrounds import PLACES, TIMES
 from infra.mini.captions import POSITIONS, caption, position, words
 from infra.mini.data import TEST_SEED, TRAIN_SEED, WORK, scene_list
-from infra.mini.backgrounds import PLACES, TIMES
 from infra.mini.scenes import COLOURS, COUNTS, SIZES, Scene
 from infra.mini.things import STYLES, THINGS
 from infra.mini.training import Clock, learning_rate, load, log, save

@@ -10,10 +10,11 @@ import pytest
 import torch
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from infra.mini.captions import plain_caption
+from infra.mini.captions import caption, plain_caption
 from infra.mini.data import TEST_SEED, scene_list
-from infra.mini.evaluate_clip import right
-from infra.mini.scenes import THINGS, draw
+from infra.mini.evaluate_clip import meaning, meaning_of, right
+from infra.mini.scenes import draw
+from infra.mini.things import THINGS
 from infra.mini.train_clip import PATCH, SIDE, contrastive_loss, patch_labels
 from zs2 import ZS2Sampler
 from zs2.clip_score import ClipScorer, clip_score, describe_scorer
@@ -48,10 +49,19 @@ def test_patch_labels_say_where_the_thing_is():
     labels = patch_labels(scenes).reshape(-1, side, side)
     line = (np.arange(side) + 0.5) / side
     for scene, found in zip(scenes, labels, strict=True):
-        at = int(scene.y * side), int(scene.x * side)
-        assert found[at] == 1 + THINGS.index(scene.thing)
-        far = np.hypot(line[None] - scene.x, line[:, None] - scene.y) > scene.radius + 0.01
+        far = np.ones((side, side), bool)
+        for spot in scene.spots:
+            at = int(spot.y * side), int(spot.x * side)
+            assert found[at] == 1 + THINGS.index(scene.thing)
+            far &= np.hypot(line[None] - spot.x, line[:, None] - spot.y) > spot.radius + 0.01
         assert not found.numpy()[far].any()
+
+
+def test_the_meaning_of_a_caption_is_that_of_its_scene():
+    """Read from the words alone: thing, colour, place, time and count."""
+    rng = np.random.default_rng(0)
+    for scene in scene_list(TEST_SEED, 500):
+        assert meaning_of(caption(scene, rng, complete=True)) == meaning(scene)
 
 
 def test_what_ships_is_small_whole_and_loads_everywhere():

@@ -8,7 +8,7 @@ from torch import nn
 
 from infra.mini import training
 from infra.mini.train_autoencoder import reconstruction_loss
-from infra.mini.train_unet import scheduler, v_loss
+from infra.mini.train_unet import build, scheduler, v_loss
 
 
 def test_clock_counts_over_interruptions():
@@ -62,7 +62,7 @@ def test_batches_see_everything_once_a_pass():
 def test_reconstruction_loss_weighs_the_thing():
     """No error is no loss; an error inside the thing costs more than the same one outside."""
     wanted = torch.zeros(1, 3, 64, 64)
-    disc = torch.tensor([[0.25, 0.25, 0.2]])
+    disc = torch.tensor([[[0.25, 0.25, 0.2], [0, 0, 0], [0, 0, 0]]])
     inside, outside = wanted.clone(), wanted.clone()
     inside[..., 12:20, 12:20] = 0.5
     outside[..., 44:52, 44:52] = 0.5
@@ -87,3 +87,13 @@ def test_v_loss_is_zero_for_the_true_velocity():
     torch.manual_seed(0)
     assert v_loss(Oracle(), clean, torch.zeros(0), bars) < 1e-8
     assert v_loss(Silent(), clean, torch.zeros(0), bars) > 1e-2
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_the_recipe_does_both_sizes(size: int):
+    """A denoiser of either size takes its latents; the larger one has more to it."""
+    network = build(size)
+    latents = torch.zeros(1, 4, size // 8, size // 8)
+    assert network(latents, 5, torch.zeros(1, 32, 128)).sample.shape == latents.shape
+    parameters = sum(weight.numel() for weight in network.parameters())
+    assert parameters * 2 < (40e6 if size == 64 else 80e6)
