@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from infra.mini import checker
-from infra.mini.evaluate import prompts
+from infra.mini.evaluate_pictures import prompts
 from manifests.row import seed_of
 from tasks.best_of import candidate_seeds
 from tasks.evaluate import score_clip

@@ -21,7 +21,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from infra.mini.evaluate import prompts
+from infra.mini.evaluate_pictures import prompts
 from infra.model_memory import SD1_UNET, SD2_UNET, SDXL_UNET
 from infra.noise_solvers import write_tables
 from manifests.row import seed_of

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from infra.mini.evaluate import prompts
+from infra.mini.evaluate_pictures import prompts
 from manifests.row import seed_of
 from tasks.temporal_sr import interpolate
 from zs2 import ZS2Sampler

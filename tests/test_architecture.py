@@ -120,7 +120,7 @@ BAD = {
     ),
     "tasks/stages.py": ("from flows import cli\n", 1),
     "tasks/assemble.py": (
-        "try:\n    from infra.mini import text\nexcept ImportError:\n    pass\n",
+        "try:\n    from infra.mini import train_text\nexcept ImportError:\n    pass\n",
         2,
     ),
     "flows/cli.py": ("import os, infra\n", 1),

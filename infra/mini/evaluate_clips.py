@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from infra.mini import checker
-from infra.mini.evaluate import prompts
+from infra.mini.evaluate_pictures import prompts
 from infra.mini.scenes import Scene
 from zs2 import ZS2Sampler
 from zs2.baselines import (

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from infra.mini.data import TEST_SEED, WORK, scene_list
-from infra.mini.evaluate import prompts
+from infra.mini.evaluate_pictures import prompts
 from infra.mini.scenes import draw
 from manifests.row import seed_of
 from tasks.spatial_sr import upscale

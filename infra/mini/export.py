@@ -1,94 +1,51 @@
-"""Write the trained networks as a StableDiffusionPipeline folder that ships with zs2.
-
-python -m infra.mini.export zs2/mini/zs2-mini
-"""
+"""Write what was trained into zs2/mini, the folders that ship: `python -m infra.mini.export [NAME …]`."""
 
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
-from diffusers import StableDiffusionPipeline
+from infra.mini import export_clip, export_pipeline, export_sr
+from zs2.models import BUNDLED
 
-from infra.mini import text, train_unet
-from infra.mini.captions import words
-
-DEFAULTS = {"num_inference_steps": 20, "guidance_scale": 5.0, "height": 64, "width": 64}
-LIMIT = 16_000_000  # bytes: the model travels inside the package
-
-CARD = """---
-license: apache-2.0
-pipeline_tag: text-to-image
----
-# zs2-mini
-
-A small latent text-to-image model in diffusers' StableDiffusionPipeline layout, bundled with zs2 so
-that it renders without a download or a GPU. 64×64 pixels, {parameters:.1f} million parameters,
-float16 weights, v-prediction on SD 1.5's noise schedule, f=8 latents of four channels.
-
-Made from scratch on a CPU by `infra/mini/` of the zs2 repository, on scenes that the project draws
-itself (`infra/mini/scenes.py`) and captions by grammar (`infra/mini/captions.py`). It has seen no
-photograph and no picture made by anybody else. `infra/mini/README.md` tells how to train it again
-and what it scores. Licence: Apache-2.0.
-
-It knows one to three things of one kind and colour, in one place by day, at sunset or at night:
-
-| | |
-| --- | --- |
-| things | star, heart, ball (circle), moon (crescent), fish, house (home), boat (ship), tree (fir), |
-| | balloon, car (automobile), cat (kitten), mushroom (toadstool) |
-| colours | red, orange, yellow, green, turquoise (teal), blue, purple (violet), pink, brown, white |
-| places | sky (clouds), sea (ocean, water), meadow (grass, field), desert (dunes, sand), |
-| | snow (winter), mountains (hills), city (town), space (outer space) |
-| times | by day (unless told otherwise), at sunset (at dusk, in the evening), at night |
-| counts | a, two (a pair of), three |
-| styles | flat (plain), outlined (line drawing), shaded (shiny, soft shading) |
-| sizes | small (little, tiny), medium, large (big, huge) |
-| positions | on the left, on the right, at the top, at the bottom |
-
-    a red star over the sea at night · two small blue fish, desert · at dusk, a pink cat in the city
-
-Every word of the grammar is one token ({words} words); other words are spelt out and mostly ignored.
-Things of two kinds in one prompt, and actions, are beyond it. Its own defaults are in `zs2.json`.
-"""
+# By folder: what writes it, and the most bytes it may have, for it travels inside the package.
+EXPORTS: dict[str, tuple[Callable[[Path], None], int]] = {
+    "zs2-mini": (export_pipeline.export, 40_000_000),
+    "zs2-mini-clip": (export_clip.export, 4_000_000),
+    "zs2-mini-sr": (export_sr.export, 1_000_000),
+}
 
 
-def export(folder: Path) -> int:
-    """Write the model's folder and return its size in bytes."""
-    tokenizer, encoder = text.trained()
-    parts: dict[str, Any] = {
-        "vae": train_unet.autoencoder(),
-        "text_encoder": encoder,
-        "tokenizer": tokenizer,
-        "unet": train_unet.trained(),
-        "scheduler": train_unet.scheduler(),
-        "safety_checker": None,
-        "feature_extractor": None,
-    }
-    pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False)
-    networks = (pipe.vae, pipe.text_encoder, pipe.unet)
-    parameters = sum(p.numel() for network in networks for p in network.parameters()) / 1e6
-    pipe.to(dtype=torch.float16)
-    pipe.save_pretrained(folder)
-    text.write_tokenizer(folder / "tokenizer")  # vocab.json and merges.txt, for transformers 4
-    for path in folder.rglob("*.safetensors"):
+def export(name: str, root: Path = BUNDLED) -> int:
+    """Write a model's folder and return its size in bytes.
+
+    Raises:
+        ValueError: it is too large to ship.
+    """
+    write, limit = EXPORTS[name]
+    folder = root / name
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in files:
         path.chmod(0o644)
-    (folder / "zs2.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n")
-    (folder / "README.md").write_text(CARD.format(parameters=parameters, words=len(words())))
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    if size >= LIMIT:
-        raise ValueError(f"{folder} has {size} bytes, expected fewer than {LIMIT}")
+    size = sum(path.stat().st_size for path in files)
+    if size >= limit:
+        raise ValueError(f"{folder} has {size} bytes, expected fewer than {limit}")
     return size
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(EXPORTS)}; default: all"
+    )
     arguments = parser.parse_args()
-    print(f"{arguments.folder}: {export(arguments.folder):,} bytes")
+    for name in arguments.names or EXPORTS:
+        if name not in EXPORTS:
+            parser.error(f"expected some of {', '.join(EXPORTS)}, found {name}")
+        print(f"{name}: {export(name):,} bytes")
 
 
 if __name__ == "__main__":

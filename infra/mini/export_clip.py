@@ -1,19 +1,13 @@
-"""Write the trained CLIP as the folder that ships with zs2.
-
-python -m infra.mini.export_clip zs2/mini/zs2-mini-clip
-"""
+"""The trained CLIP as a CLIPModel folder."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from transformers import CLIPImageProcessorPil
 
-from infra.mini import text
+from infra.mini import train_text
 from infra.mini.train_clip import SIDE, trained_clip
-
-LIMIT = 4_000_000  # bytes: it travels inside the package
 
 CARD = """---
 license: apache-2.0
@@ -42,12 +36,12 @@ are not on the scale of OpenAI's CLIPs: compare them with each other only.
 """
 
 
-def export(folder: Path) -> int:
-    """Write the model's folder and return its size in bytes."""
+def export(folder: Path) -> None:
+    """Write the model's folder."""
     model = trained_clip()
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     model.half().save_pretrained(folder)
-    text.write_tokenizer(folder)
+    train_text.write_tokenizer(folder)
     processor = CLIPImageProcessorPil(
         size={"shortest_edge": SIDE},
         crop_size={"height": SIDE, "width": SIDE},
@@ -55,21 +49,5 @@ def export(folder: Path) -> int:
         image_std=[0.5] * 3,
     )
     processor.save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)
-    card = CARD.format(context=text.CONTEXT, parameters=parameters)
+    card = CARD.format(context=train_text.CONTEXT, parameters=parameters)
     (folder / "README.md").write_text(card, encoding="utf-8")
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    if size >= LIMIT:
-        raise ValueError(f"{folder} has {size} bytes, expected fewer than {LIMIT}")
-    return size
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    arguments = parser.parse_args()
-    print(f"{arguments.folder}: {export(arguments.folder):,} bytes")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,11 +1,7 @@
-"""Write the trained mini-sr as the folder that ships with zs2.
-
-python -m infra.mini.export_sr zs2/mini/zs2-mini-sr
-"""
+"""The trained mini-sr as the folder that zs2 reads."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -13,8 +9,6 @@ from safetensors.torch import save_file
 
 from infra.mini.train_sr import trained
 from zs2.mini_sr import CONFIG, WEIGHTS
-
-LIMIT = 1_000_000  # bytes: it travels inside the package
 
 # Share of what the network adds to the bicubic enlargement that ships. All of it is best on drawn scenes, but
 # overdoes photographs, and sharper edges make more of what flickers: see README.md.
@@ -42,34 +36,16 @@ Apache-2.0.
 """
 
 
-def export(folder: Path) -> int:
-    """Write the model's folder and return its size in bytes."""
+def export(folder: Path) -> None:
+    """Write the model's folder."""
     network = trained()
     for scale, tail in network.tails.items():
         for parameter in tail.parameters():
             parameter.data *= STRENGTHS[scale]
     config = {"channels": network.head.out_channels, "blocks": len(network.trunk)}
     parameters = sum(p.numel() for p in network.parameters())
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.half().contiguous() for name, value in network.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
-    (folder / WEIGHTS).chmod(0o644)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     card = CARD.format(parameters=parameters, reach=network.reach, **config)
     (folder / "README.md").write_text(card, encoding="utf-8")
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    if size >= LIMIT:
-        raise ValueError(f"{folder} has {size} bytes, expected fewer than {LIMIT}")
-    return size
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    arguments = parser.parse_args()
-    size = export(arguments.folder)
-    print(f"{arguments.folder}: {size:,} bytes")
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,7 @@ even as 64 allow, each pair of thing and colour at most once.
 
 What is held out is the scenes: these are of the stream that no training reads. Their combinations of thing,
 colour and place are not, so a score on these prompts says how well the model draws what it knows, not how
-well it combines anew (`infra.mini.evaluate` says that).
+well it combines anew (`infra.mini.evaluate_pictures` says that).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COUNT = 64
 START, SEARCHED = (
     70_000,
     4_000,
-)  # of the test stream; infra.mini.evaluate takes those from 50,000 on
+)  # of the test stream; infra.mini.evaluate_pictures takes those from 50,000 on
 HEAD = "# Drawn by `python -m infra.mini.prompts`: things, colours and settings evenly, of held-out scenes."
 
 

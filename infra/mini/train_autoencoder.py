@@ -1,4 +1,4 @@
-"""Train the autoencoder: pictures to latents of an eighth of their size in four channels, and back.
+"""Train the autoencoder: pictures to latents of an eighth of their size in twelve channels, and back.
 
     python -m infra.mini.train_autoencoder --minutes 30 --compile
     python -m infra.mini.train_autoencoder --minutes 15 --decoder   # later: sharpen the decoder
@@ -50,14 +50,14 @@ ARCHITECTURE: dict[str, Any] = {
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "block_out_channels": (16, 32, 64, 96),
     "layers_per_block": 1,
-    "latent_channels": 4,
+    "latent_channels": 12,
     "norm_num_groups": 16,
     "sample_size": 64,
 }
 
 
 def build() -> AutoencoderKL:
-    """Return an untrained autoencoder, f=8, four latent channels, whose latents have little noise at
+    """Return an untrained autoencoder, f=8, twelve latent channels, whose latents have little noise at
     first: with as much as the prior's, it learns for long to do without them."""
     network = AutoencoderKL(**ARCHITECTURE)
     assert network.quant_conv is not None and network.quant_conv.bias is not None
@@ -66,7 +66,7 @@ def build() -> AutoencoderKL:
 
 
 def encode(network: Any, seen: Tensor) -> DiagonalGaussianDistribution:
-    """Return the latents' distribution, (batch, 4, h/8, w/8), of pictures (batch, 3, h, w)."""
+    """Return the latents' distribution, (batch, 12, h/8, w/8), of pictures (batch, 3, h, w)."""
     return network.encode(seen).latent_dist
 
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel
 
-from infra.mini import text
+from infra.mini import train_text
 from infra.mini.captions import caption
 from infra.mini.checker import degrade
 from infra.mini.data import COUNT, TRAIN_SEED, WORK, pictures, scene_list
@@ -62,12 +62,12 @@ VISION: dict[str, Any] = {
 
 def build() -> CLIPModel:
     """Return the model with the trained text tower and an untrained vision tower."""
-    _, encoder = text.trained()
+    _, encoder = train_text.trained()
     torch.manual_seed(0)
     config = CLIPConfig(
         text_config=encoder.config.to_dict(),
         vision_config=VISION,
-        projection_dim=text.WIDTH,
+        projection_dim=train_text.WIDTH,
     )
     model = CLIPModel(config)
     model.text_model.load_state_dict(tower_of(encoder))
@@ -85,7 +85,7 @@ class Attributes(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         width = VISION["hidden_size"]
-        sizes = [*map(len, text.HEADS.values()), len(text.SIDES)]
+        sizes = [*map(len, train_text.HEADS.values()), len(train_text.SIDES)]
         self.pooled = nn.ModuleList(nn.Linear(width, size) for size in sizes)
         self.patch = nn.Linear(width, 1 + len(THINGS))
 
@@ -152,7 +152,7 @@ class Pairs:
     """Batches of pictures with captions and labels, endless, from a seed."""
 
     def __init__(self, count: int, batch: int, seed: int) -> None:
-        self.tokenizer, _ = text.trained()
+        self.tokenizer, _ = train_text.trained()
         self.drawn = pictures(count)
         self.decoded = decoded_pictures(self.drawn)
         self.scenes = scene_list(TRAIN_SEED, count)
@@ -171,9 +171,9 @@ class Pairs:
         seen = [degrade(p, self.rng) if bad else p for p, bad in zip(seen, degraded, strict=True)]
         scenes = [self.scenes[i] for i in (*drawn, *decoded)]
         captions = [caption(scene, self.rng, complete=True) for scene in scenes]
-        ids = text.tokenize(self.tokenizer, captions)
+        ids = train_text.tokenize(self.tokenizer, captions)
         longest = max(len(self.tokenizer(each).input_ids) for each in captions)
-        labels = torch.tensor([text.attributes(scene) for scene in scenes])
+        labels = torch.tensor([train_text.attributes(scene) for scene in scenes])
         return to_tensor(np.stack(seen)), ids[:, :longest], labels, patch_labels(scenes)
 
 

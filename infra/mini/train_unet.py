@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
-from infra.mini import text, train_autoencoder
+from infra.mini import train_autoencoder, train_text
 from infra.mini.captions import NULL_CAPTION, caption
 from infra.mini.data import COUNT, TRAIN_SEED, WORK, pictures, scene_list
 from infra.mini.scenes import draw
@@ -40,28 +40,29 @@ from infra.mini.training import (
 CHECKPOINT = WORK / "unet.pt"
 LATENTS = WORK / "latents.pt"
 NULL_SHARE = 0.1
+CHANNELS = train_autoencoder.ARCHITECTURE["latent_channels"]
 
 
 ARCHITECTURE: dict[str, Any] = {
     "sample_size": 8,
-    "in_channels": 4,
-    "out_channels": 4,
+    "in_channels": CHANNELS,
+    "out_channels": CHANNELS,
     "block_out_channels": (96, 160),
     "layers_per_block": 1,
     "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
     "attention_head_dim": (4, 4),  # heads, in spite of the name
     "norm_num_groups": 16,
-    "cross_attention_dim": text.WIDTH,
+    "cross_attention_dim": train_text.WIDTH,
 }
 
 
 def build(size: int = 64) -> UNet2DConditionModel:
-    """Return an untrained denoiser of a picture's latents, (4, size/8, size/8), conditioned on
+    """Return an untrained denoiser of a picture's latents, (12, size/8, size/8), conditioned on
     (token, 128) states: of two levels for 64 pixels, of three for 128, where there is a GPU to train it."""
     if size == 64:
         return UNet2DConditionModel(**ARCHITECTURE)
-    larger = {
+    larger: dict[str, Any] = {
         "sample_size": size // 8,
         "block_out_channels": (96, 192, 256),
         "down_block_types": ("CrossAttnDownBlock2D",) * 3,
@@ -117,7 +118,7 @@ def autoencoder(size: int = 64) -> AutoencoderKL:
 
 @torch.no_grad()
 def latents(count: int, size: int = 64) -> tuple[Tensor, Tensor]:
-    """Return means and spreads of the training scenes' latents, each (count, 4, size/8, size/8)."""
+    """Return means and spreads of the training scenes' latents, each (count, 12, size/8, size/8)."""
     if LATENTS.exists():
         kept = torch.load(LATENTS, weights_only=True)
         return kept["mean"], kept["std"]
@@ -134,7 +135,7 @@ def latents(count: int, size: int = 64) -> tuple[Tensor, Tensor]:
 
 
 def v_loss(network: Callable[..., Any], clean: Tensor, states: Tensor, bars: Tensor) -> Tensor:
-    """Return the weighted error in v; clean (batch, 4, h, w), bars the ᾱ by timestep.
+    """Return the weighted error in v; clean (batch, 12, h, w), bars the ᾱ by timestep.
 
     The weight 2√SNR/(1+SNR) is highest where signal and noise are equal. There and at higher noise
     the caption decides the thing's shape; min-SNR weights (arXiv:2303.09556), which favour nearly
@@ -162,7 +163,7 @@ def train(
     compile_: bool = False,
 ) -> None:
     """Train until the plan's minutes have passed, from the checkpoint where there is one."""
-    tokenizer, encoder = text.trained()
+    tokenizer, encoder = train_text.trained()
     scenes = scene_list(TRAIN_SEED, count)
     mean, spread = latents(count, size)
     bars = scheduler().alphas_cumprod.to(device())
@@ -192,7 +193,7 @@ def train(
             for i in chosen.tolist()
         ]
         with torch.no_grad():
-            ids = text.tokenize(tokenizer, texts).to(device())
+            ids = train_text.tokenize(tokenizer, texts).to(device())
             states = encoder(ids).last_hidden_state
         loss = v_loss(compiled, clean.to(device()), states, bars)
         optimizer.zero_grad()

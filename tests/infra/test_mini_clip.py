@@ -12,7 +12,7 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from infra.mini.captions import caption, plain_caption
 from infra.mini.data import TEST_SEED, scene_list
-from infra.mini.evaluate_clip import meaning, meaning_of, right
+from infra.mini.evaluate_scorer import meaning, meaning_of, right
 from infra.mini.scenes import draw
 from infra.mini.things import THINGS
 from infra.mini.train_clip import PATCH, SIDE, contrastive_loss, patch_labels

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from infra.mini import checker, evaluate, evaluate_clips
+from infra.mini import checker, evaluate_clips, evaluate_pictures
 from infra.mini.train_unet import normalise, scheduler
 from zs2 import ZS2Sampler
 
@@ -86,8 +86,8 @@ def test_normalise_folds_exactly(sampler):
 
 def test_first_frames_say_what_the_prompt_says(sampler):
     """Of 40 held-out prompts at least 65 % are right in each attribute (the bar on 200 is 70 %)."""
-    scenes, texts = evaluate.prompts(40)
-    pictures = evaluate.first_frames(sampler, texts)
+    scenes, texts = evaluate_pictures.prompts(40)
+    pictures = evaluate_pictures.first_frames(sampler, texts)
     for name, hits in checker.right(checker.trained(), pictures, scenes).items():
         assert hits.mean() >= 0.65, name
 
@@ -95,7 +95,7 @@ def test_first_frames_say_what_the_prompt_says(sampler):
 @pytest.mark.slow
 def test_clips_move_and_hold_together(sampler):
     """Over 8 prompts at λ=0.05: flow of 0.3 px a frame or more, warp error at most half of iid's."""
-    scenes, texts = evaluate.prompts(8)
+    scenes, texts = evaluate_pictures.prompts(8)
     methods = evaluate_clips.methods()
     ours = evaluate_clips.measure(sampler, scenes, texts, methods["ZS² λ=0.05"])
     iid = evaluate_clips.measure(sampler, scenes, texts, methods["i.i.d., μ=0 (DDIM)"])
@@ -106,6 +106,6 @@ def test_clips_move_and_hold_together(sampler):
 @pytest.mark.slow
 def test_two_hundred_prompts(sampler):
     """The bar of the first edition: 200 prompts, each attribute right for at least 70 %."""
-    scenes, texts = evaluate.prompts(200)
-    found = checker.right(checker.trained(), evaluate.first_frames(sampler, texts), scenes)
+    scenes, texts = evaluate_pictures.prompts(200)
+    found = checker.right(checker.trained(), evaluate_pictures.first_frames(sampler, texts), scenes)
     assert np.min([hits.mean() for hits in found.values()]) >= 0.7

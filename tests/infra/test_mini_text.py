@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from infra.mini import text
+from infra.mini import train_text
 from infra.mini.captions import caption, words
 from infra.mini.scenes import scenes
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    return text.write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    return train_text.write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 def test_every_word_of_the_grammar_is_one_token(tokenizer):
@@ -26,7 +26,7 @@ def test_captions_fit_the_context(tokenizer):
     """No caption of the grammar is cut off."""
     rng = np.random.default_rng(0)
     longest = max(len(tokenizer(caption(s, rng)).input_ids) for s in scenes(9, 3000))
-    assert longest <= text.CONTEXT
+    assert longest <= train_text.CONTEXT
 
 
 @pytest.mark.parametrize("odd", ["Ein schönes Räderwerk", "🚀 x1", "", "日本 <|bad|> \t\n !?"])
@@ -42,12 +42,12 @@ def test_files_load_again(tokenizer, tmp_path):
     """The written folder loads as a CLIPTokenizer that gives the same ids."""
     from transformers import CLIPTokenizer
 
-    text.write_tokenizer(tmp_path)
+    train_text.write_tokenizer(tmp_path)
     assert {"vocab.json", "merges.txt"} <= {path.name for path in tmp_path.iterdir()}
     again = CLIPTokenizer.from_pretrained(str(tmp_path))
     sentence = "a red star over the sea at night, slowly"
     assert again(sentence).input_ids == tokenizer(sentence).input_ids
-    assert again.model_max_length == text.CONTEXT
+    assert again.model_max_length == train_text.CONTEXT
 
 
 def test_disturbed_captions_keep_their_words():
@@ -55,7 +55,7 @@ def test_disturbed_captions_keep_their_words():
     rng = np.random.default_rng(3)
     own = ["a", "red", "star", "over", "the", "sea"]
     for _ in range(20):
-        mixed = text.disturb(" ".join(own), rng).split()
+        mixed = train_text.disturb(" ".join(own), rng).split()
         left = iter(mixed)
         assert len(mixed) > len(own)
         assert all(word in left for word in own)

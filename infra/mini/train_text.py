@@ -1,7 +1,7 @@
 """The text side of zs2-mini: a byte-pair vocabulary built from the grammar, and a small CLIP text
 encoder trained to tell the scene's attributes from its caption.
 
-    python -m infra.mini.text --minutes 3
+    python -m infra.mini.train_text --minutes 3
 
 The encoder is trained before the diffusion model and then frozen: from the end-of-text token on,
 every position carries all that the caption says.
@@ -208,7 +208,7 @@ def trained() -> tuple[CLIPTokenizer, CLIPTextModel]:
     tokenizer = write_tokenizer(WORK / "tokenizer")
     state = load(CHECKPOINT)
     if state is None:
-        raise FileNotFoundError(f"no {CHECKPOINT}: run `python -m infra.mini.text`")
+        raise FileNotFoundError(f"no {CHECKPOINT}: run `python -m infra.mini.train_text`")
     encoder = build(tokenizer)
     encoder.load_state_dict(state["network"])
     return tokenizer, encoder.eval().requires_grad_(False)

@@ -1,6 +1,6 @@
 """Measure the small CLIP: does it find the caption of a picture, drawn or generated?
 
-    python -m infra.mini.evaluate_clip zs2/mini/zs2-mini-clip --clips comparison
+    python -m infra.mini.evaluate_scorer zs2/mini/zs2-mini-clip --clips comparison
 
 Held-out scenes, which no training stage has seen, each with the plain caption that prompts look
 like and with one by the grammar (synonyms, sizes, word orders). A picture counts as right where its
