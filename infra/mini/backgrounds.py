@@ -70,6 +70,8 @@ def background(place: str, time: str, side: int, rng: np.random.Generator) -> Ar
             _city(canvas, ground, time, horizon, rng)
         case "meadow" | "desert" | "snow":
             _hills(canvas, place, ground, horizon, rng)
+        case _:  # the sky has no ground
+            pass
     if place == "snow":
         _dots(canvas, rng, 9, (0, 1), (0.014, 0.02), (255, 255, 255), 0.8 if time == "day" else 0.6)
     return canvas
