@@ -171,7 +171,8 @@ def train(
     network = build(size).to(device())  # pyright: ignore
     encoder.to(device())  # pyright: ignore
     average = Average(network, 0.999)
-    optimizer = torch.optim.AdamW(network.parameters(), peak, betas=(0.9, 0.98), weight_decay=0.01)
+    weights = list(network.parameters())
+    optimizer = torch.optim.AdamW(weights, peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     step, clock = 0, Clock(minutes)
     if state := load(checkpoint):
         network.load_state_dict(state["network"])
@@ -198,7 +199,7 @@ def train(
         loss = v_loss(compiled, clean.to(device()), states, bars)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         average.update(network, step)
         step, total = step + 1, total + loss.item()

@@ -68,12 +68,12 @@ class Average:
     def update(self, network: nn.Module, step: int) -> None:
         """Move the average towards the network after its `step`-th update."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, value in network.state_dict().items():
-            kept = self.shadow[name]
-            if kept.dtype.is_floating_point:
-                kept.lerp_(value, 1 - decay)
-            else:
-                kept.copy_(value)
+        state = network.state_dict()
+        floats = [name for name, kept in self.shadow.items() if kept.dtype.is_floating_point]
+        kept = [self.shadow[name] for name in floats]
+        torch._foreach_lerp_(kept, [state[name] for name in floats], 1 - decay)
+        for name in self.shadow.keys() - set(floats):
+            self.shadow[name].copy_(state[name])
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
