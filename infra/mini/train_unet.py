@@ -182,7 +182,7 @@ def train(
     compiled = torch.compile(network) if compile_ else network
     torch.manual_seed(step)
     rng = np.random.default_rng(step)
-    total = 0.0
+    losses: list[float] = []
     for chosen in batches(count, batch, seed=step):
         if clock.progress >= 1:
             break
@@ -202,10 +202,11 @@ def train(
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         average.update(network, step)
-        step, total = step + 1, total + loss.item()
+        step += 1
+        losses.append(loss.item())
         if step % 50 == 0:
-            log("unet", WORK / "unet.log", step, clock, loss=total / 50)
-            total = 0.0
+            log("unet", WORK / "unet.log", step, clock, loss=float(np.mean(losses)))
+            losses.clear()
         if step % 200 == 0:
             save(checkpoint, training_state(network, optimizer, average, step, clock))
     save(checkpoint, training_state(network, optimizer, average, step, clock))
