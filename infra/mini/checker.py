@@ -172,11 +172,13 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--score", action="store_true", help="only score what is there")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    checker = train(arguments.minutes, arguments.batch, arguments.rate, arguments.count)
-    save_file({k: v.half() for k, v in checker.state_dict().items()}, WEIGHTS)
-    WEIGHTS.chmod(0o644)
+    if not arguments.score:
+        checker = train(arguments.minutes, arguments.batch, arguments.rate, arguments.count)
+        save_file({k: v.half() for k, v in checker.state_dict().items()}, WEIGHTS)
+        WEIGHTS.chmod(0o644)
     held_out = scene_list(TEST_SEED, 2000)
     drawn = np.stack([draw(scene) for scene in held_out])
     shuffled = [held_out[i] for i in np.random.default_rng(0).permutation(len(held_out))]

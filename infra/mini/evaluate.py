@@ -7,10 +7,12 @@ import subprocess
 import sys
 
 PARTS = {
+    "checker": ("checker", "--score"),
     "pictures": ("evaluate_pictures", "zs2-mini"),
     "clips": ("evaluate_clips", "zs2-mini"),
     "scorer": ("evaluate_scorer", "zs2-mini-clip"),
     "sr": ("evaluate_sr", "--clips", "32"),
+    "speed": ("evaluate_speed", "zs2-mini"),
 }
 
 

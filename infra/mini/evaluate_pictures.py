@@ -101,8 +101,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="default: the model's own")
     parser.add_argument("--guidance", type=float, help="default: the model's own")
     parser.add_argument("--sheet", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(arguments.threads)
     given = {"num_inference_steps": arguments.steps, "guidance_scale": arguments.guidance}
     settings = {name: value for name, value in given.items() if value is not None}
     sampler = ZS2Sampler.from_pretrained(arguments.model)

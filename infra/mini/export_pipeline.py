@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from infra.mini import train_text, train_unet
 from infra.mini.captions import words
 
-DEFAULTS = {"num_inference_steps": 20, "guidance_scale": 5.0, "height": 64, "width": 64}
+DEFAULTS = {"num_inference_steps": 20, "guidance_scale": 4.0, "height": 64, "width": 64}
 
 CARD = """---
 license: apache-2.0

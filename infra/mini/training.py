@@ -71,7 +71,8 @@ class Average:
         state = network.state_dict()
         floats = [name for name, kept in self.shadow.items() if kept.dtype.is_floating_point]
         kept = [self.shadow[name] for name in floats]
-        torch._foreach_lerp_(kept, [state[name] for name in floats], 1 - decay)
+        wanted = [state[name] for name in floats]
+        torch._foreach_lerp_(kept, wanted, 1 - decay)  # pyright: ignore[reportPrivateUsage]
         for name in self.shadow.keys() - set(floats):
             self.shadow[name].copy_(state[name])
 
