@@ -25,9 +25,9 @@ def sampler() -> ZS2Sampler:
 
 
 def test_folder_is_small_and_holds_half_precision_safetensors():
-    """The folder is below 16 MB; weights are safetensors in float16; no pickles."""
+    """The folder is below 40 MB; weights are safetensors in float16; no pickles."""
     files = [path for path in MODEL.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 16_000_000
+    assert sum(path.stat().st_size for path in files) < 40_000_000
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".ckpt")]
     weights = [path for path in files if path.suffix == ".safetensors"]
     assert {path.parent.name for path in weights} == {"unet", "vae", "text_encoder"}
@@ -80,16 +80,18 @@ def test_normalise_folds_exactly(sampler):
     before = network.decode(network.encode(seen).latent_dist.mode()).sample
     normalise(network, seen)
     latents = network.encode(seen).latent_dist.mode()
-    assert torch.allclose(latents.std((0, 2, 3)), torch.ones(4), atol=1e-4)
+    assert torch.allclose(
+        latents.std((0, 2, 3)), torch.ones(network.config.latent_channels), atol=1e-4
+    )
     assert torch.allclose(network.decode(latents).sample, before, atol=1e-4)
 
 
 def test_first_frames_say_what_the_prompt_says(sampler):
-    """Of 40 held-out prompts at least 65 % are right in each attribute (the bar on 200 is 70 %)."""
+    """Of 40 held-out prompts at least 90 % are right in each attribute (of 1,000: 99 %)."""
     scenes, texts = evaluate_pictures.prompts(40)
     pictures = evaluate_pictures.first_frames(sampler, texts)
     for name, hits in checker.right(checker.trained(), pictures, scenes).items():
-        assert hits.mean() >= 0.65, name
+        assert hits.mean() >= 0.9, name
 
 
 @pytest.mark.slow
@@ -105,7 +107,9 @@ def test_clips_move_and_hold_together(sampler):
 
 @pytest.mark.slow
 def test_two_hundred_prompts(sampler):
-    """The bar of the first edition: 200 prompts, each attribute right for at least 70 %."""
-    scenes, texts = evaluate_pictures.prompts(200)
-    found = checker.right(checker.trained(), evaluate_pictures.first_frames(sampler, texts), scenes)
-    assert np.min([hits.mean() for hits in found.values()]) >= 0.7
+    """Of 200 prompts, and of 200 of combinations held out, at least 90 % are right in all three."""
+    for held_out in (False, True):
+        scenes, texts = evaluate_pictures.prompts(200, held_out)
+        pictures = evaluate_pictures.first_frames(sampler, texts)
+        found = checker.right(checker.trained(), pictures, scenes)
+        assert np.logical_and.reduce(list(found.values())).mean() >= 0.9

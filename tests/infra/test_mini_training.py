@@ -8,7 +8,7 @@ from torch import nn
 
 from infra.mini import training
 from infra.mini.train_autoencoder import reconstruction_loss
-from infra.mini.train_unet import build, scheduler, v_loss
+from infra.mini.train_unet import CHANNELS, build, scheduler, v_loss
 
 
 def test_clock_counts_over_interruptions():
@@ -93,7 +93,7 @@ def test_v_loss_is_zero_for_the_true_velocity():
 def test_the_recipe_does_both_sizes(size: int):
     """A denoiser of either size takes its latents; the larger one has more to it."""
     network = build(size)
-    latents = torch.zeros(1, 4, size // 8, size // 8)
+    latents = torch.zeros(1, CHANNELS, size // 8, size // 8)
     assert network(latents, 5, torch.zeros(1, 32, 128)).sample.shape == latents.shape
     parameters = sum(weight.numel() for weight in network.parameters())
     assert parameters * 2 < (40e6 if size == 64 else 80e6)
