@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from infra.noise_solvers import write_tables
+from tasks.allocator import keep_freed_memory
 from zs2 import ZS2Sampler
 
 REPORT = Path(__file__).with_name("performance.md")
@@ -30,6 +31,7 @@ def measure(pairs: int) -> str:
     """A table; compiled code is kept nowhere, so that compiling is measured whole."""
     from torch._dynamo.utils import counters
 
+    keep_freed_memory()
     torch.set_num_threads(1)
     eager, compiled = (ZS2Sampler.from_pretrained("zs2-mini", device="cpu") for _ in range(2))
     for sampler in (eager, compiled):

@@ -25,6 +25,7 @@ from infra.mini.evaluate_pictures import prompts
 from infra.model_memory import SD1_UNET, SD2_UNET, SDXL_UNET
 from infra.noise_solvers import write_tables
 from manifests.row import seed_of
+from tasks.allocator import keep_freed_memory
 from tasks.evaluate import score_clip
 from zs2 import ZS2Sampler
 from zs2.clip_score import ClipScorer
@@ -51,6 +52,7 @@ Found = dict[tuple[str, str], np.ndarray]
 def measure(count: int) -> Found:
     """By variant and figure, one value a clip: `seconds`, UNet `calls`, `pictures`, `deep` (those of
     which the deep part is computed), and the scores."""
+    keep_freed_memory()
     torch.set_num_threads(1)
     SPEEDS.update(PARTS)  # names that no manifest knows
     sampler, scorer = ZS2Sampler.from_pretrained("zs2-mini"), ClipScorer.from_pretrained()

@@ -25,6 +25,7 @@ from ray.exceptions import GetTimeoutError, ObjectLostError
 from manifests.object_store import UnreachableError
 from manifests.storage import RunFolder
 from tasks import sampling, stages
+from tasks.allocator import keep_freed_memory
 from tasks.best_of import sample_best
 from tasks.chunks import Frames, StageError
 from tasks.disk import DiskFullError, lacks_room, write_with_room
@@ -104,6 +105,7 @@ class SamplerActor:
     def __init__(self, root: str, threads: int, first: bool = False) -> None:
         if not first:
             make_way(SAMPLER_NICENESS)
+        keep_freed_memory()
         os.environ.update(stages.QUIET)
         _hide_foreign_gpus()
         import torch
@@ -173,6 +175,7 @@ class PostActor:
 
     def __init__(self, root: str) -> None:
         make_way(POST_NICENESS)
+        keep_freed_memory()
         _hide_foreign_gpus()
         for name in ("assemble", "temporal_sr", "spatial_sr"):
             import_module(f"tasks.{name}")

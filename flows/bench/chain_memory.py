@@ -27,8 +27,10 @@ def measure(num_frames: int, steps: int, controlled: bool) -> dict[str, Any]:
     import numpy as np
     import torch
 
+    from tasks.allocator import keep_freed_memory
     from zs2.sampler import ZS2Sampler
 
+    keep_freed_memory()  # as in a run
     torch.set_num_threads(THREADS)
     sampler = ZS2Sampler.from_pretrained("zs2-mini", device="cpu")
     sampler.pipe.set_progress_bar_config(disable=True)

@@ -17,6 +17,7 @@ from manifests.row import parse_defaults, parse_row
 from manifests.storage import SUFFIXES, aside_path, make_folder
 from manifests.validate import folder_of
 from tasks import stages
+from tasks.allocator import keep_freed_memory
 from tasks.catalogue import Catalogue
 from tasks.codecs import check_encoders
 from tasks.job import ENGINES, Engine, Job
@@ -168,6 +169,7 @@ def _render(job: Job, out: Path, threads: int) -> dict[str, Any]:
 
 def prepare_torch(threads: int) -> None:
     """Import torch and diffusers for rendering in this process, with only zs2 speaking."""
+    keep_freed_memory()
     os.environ.update(stages.QUIET)
     # The libraries tell of their own deprecations and loading bars.
     warnings.simplefilter("ignore", FutureWarning)
