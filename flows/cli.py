@@ -210,6 +210,8 @@ def sample(
         from manifests.kinds import count
 
         say(f"{out}: {count(report['num_frames'], 'frame')}, {report['width']}×{report['height']}")
+    if note := report.get("note"):
+        say(f"{out}: {note}")
 
 
 @app.command()
@@ -231,6 +233,12 @@ def plan(
             help="UNet pictures of the model's size a second, of a device; default: measured."
         ),
     ] = None,
+    compiled_gain: Annotated[
+        float,
+        typer.Option(
+            help="Of the engine compiled, as zs2 bench sampler --engine compiled finds it."
+        ),
+    ] = 1.0,
     price_per_hour: PriceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -248,6 +256,7 @@ def plan(
         engine=engine,
         samplers=samplers,
         rate=rate,
+        compiled_gain=compiled_gain,
         price_per_hour=price_per_hour,
     )
     print(

@@ -53,6 +53,7 @@ def bench_sampler(
     guidance: Annotated[float | None, typer.Option(help="Default the model's own.")] = None,
     side: Annotated[int | None, typer.Option(help="Pixels; default the model's own.")] = None,
     dtype: DtypeOption = "auto",
+    engine: Annotated[str, typer.Option(help="compiled measures that engine, too.")] = "eager",
     pairs: PairsOption = 5,
     threads: CoresOption = None,
     as_json: JsonOption = False,
@@ -73,6 +74,7 @@ def bench_sampler(
         guidance=guidance,
         side=side,
         dtype=dtype,
+        engine=engine,
         pairs=pairs,
         threads=_cores(threads),
     )

@@ -74,8 +74,10 @@ class ChainSampler:
     def __init__(self) -> None:
         import torch
 
+        from tasks.allocator import keep_freed_memory
         from zs2.sampler import ZS2Sampler
 
+        keep_freed_memory()
         torch.set_num_threads(THREADS)
         self.sampler = ZS2Sampler.from_pretrained("zs2-mini", device="cpu")
         self.sampler.pipe.set_progress_bar_config(disable=True)
@@ -172,12 +174,13 @@ def text(report: Mapping[str, Any]) -> str:
     for kind, found in report["lengths"].items():
         title = "with a ControlNet" if kind == "controlnet" else "by themselves"
         lines += ["", f"clips of zs2-mini {title}, {report['steps']} steps, {THREADS} thread:"]
-        header = ("frames", "seconds", "s/frame", "peak MB", "process MB", "latents MB", "×")
+        header = ("frames", "seconds", "s/frame", "latents MB", "peak MB", "×", "sampling MB")
         lines.append(table(_lengths(found), header))
     if report["lengths"]:
         lines.append(
-            f"peak: of the process while it samples, over what it held before, the model and the control "
-            f"clip; ×: less the latents, over that of {LONG} frames (aim: at most {MOST_GROWTH})"
+            f"peak: of the process while it samples; ×: less the latents and the control clip, over that of "
+            f"{LONG} frames (aim: at most {MOST_GROWTH}); sampling: of the peak, what came with sampling, "
+            "most of it copies of the latents in the pipeline and its scheduler"
         )
     if report["relay"] is not None:
         lines += ["", *_relay_lines(report["relay"])]
@@ -187,15 +190,17 @@ def text(report: Mapping[str, Any]) -> str:
 def _lengths(found: Sequence[Mapping[str, Any]]) -> Iterable[tuple[str, ...]]:
     base = next((one for one in found if one["frames"] == LONG), found[0])
     for one in found:
-        held, first = (each["mb"] - each["mb_latents"] for each in (one, base))
+        held, first = (
+            each["mb_process"] - each["mb_latents"] - each["mb_control"] for each in (one, base)
+        )
         yield (
             f"{one['frames']:,}",
             f"{one['seconds']:.1f}",
             f"{one['seconds'] / one['frames']:.3f}",
-            f"{one['mb']:.0f}",
-            f"{one['mb_process']:.0f}",
             f"{one['mb_latents']:.1f}",
+            f"{one['mb_process']:.0f}",
             f"{held / first:.2f}",
+            f"{one['mb']:.0f}",
         )
 
 

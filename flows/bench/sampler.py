@@ -16,6 +16,7 @@ from flows.bench.tables import markdown_table
 from flows.bench.work import counted
 from flows.console import table
 from flows.errors import UsageError
+from tasks.job import ENGINES
 from zs2.attention import MomentumState, momentum_attention
 from zs2.baselines import begin_and_warp
 from zs2.config import ClipConfig
@@ -23,6 +24,7 @@ from zs2.sampler import ZS2Sampler
 
 PROMPT = "a red star over the sea at night"
 ZS2, PLAIN, ZERO = "zs2", "diffusers DDIM", "TextToVideoZero"
+COMPILED = "zs2 compiled"
 UNET_CALLS = 4  # of the ablation, a side and round
 ABLATION_ROUNDS = 3  # for each pair of clips
 
@@ -37,6 +39,7 @@ def sampler(
     guidance: float | None = None,
     side: int | None = None,
     dtype: str = "auto",
+    engine: str = "eager",
     pairs: int = 5,
     threads: int | None = None,
 ) -> dict[str, Any]:
@@ -46,13 +49,15 @@ def sampler(
         model, unet: see `flows.bench.pipelines.sampler_of`.
         batch: frames a UNet call: segment_frames here, pictures a call there.
         steps, guidance, side: default the model's own.
+        engine: with `compiled` ZS² by that engine is compared with all others, the eager one among them.
         pairs: rounds, each side once in every one.
 
     Returns:
         `machine`, `device`, `dtype`, `threads`, `clip` (frames, batch, steps, guidance, side),
         `peak_flops` (a second, of matrix products), `sides` by name: medians, frames a second, work,
-        `share` of the peak, and of the others `ratio` (`paired.ratios`); `momentum`: seconds of a UNet
-        call with and without, and the `share` of its time that momentum attention takes.
+        `share` of the peak, and of those that `first` is compared with `ratio` (`paired.ratios`);
+        `momentum`: seconds of a UNet call with and without, and the `share` of its time that momentum
+        attention takes.
 
     Raises:
         UsageError: sizes that cannot be measured. ModelError: see `sampler_of`.
@@ -62,6 +67,8 @@ def sampler(
             "zs2 bench sampler: expected at least 2 frames, a batch and a pair of at least 1, "
             f"found {frames}, {batch} and {pairs}"
         )
+    if engine not in ENGINES:
+        raise UsageError(f"--engine: expected one of {', '.join(ENGINES)}, found {engine!r}")
     used = set_threads(threads)
     ours = sampler_of(model, unet, dtype)
     pipe: Any = ours.pipe
@@ -76,6 +83,13 @@ def sampler(
     }
     sides = _sides(ours, clip)
     found: dict[str, dict[str, Any]] = {name: counted(pipe, call) for name, call in sides.items()}
+    first = ZS2
+    if engine == "compiled":
+        first = COMPILED
+        compiled = sampler_of(model, unet, dtype)
+        compiled.compile()
+        sides[COMPILED] = _sides(compiled, clip)[ZS2]
+        found[COMPILED] = dict(found[ZS2])  # compiled code cannot be counted; it is the same work
     for call in sides.values():
         call()  # counting runs other code than measuring does
     timings = in_turn(sides, pairs, wait)
@@ -86,8 +100,8 @@ def sampler(
         # on a CPU of the time that it had the cores: other work may have them, too
         busy = side_found["seconds"] if wait else side_found["cpu_seconds"] / used
         side_found["share"] = side_found["flops"] / busy / peak
-        if name != ZS2:
-            side_found["ratio"] = ratios(timings[ZS2], timings[name])
+        if name != first:
+            side_found["ratio"] = ratios(timings[first], timings[name])
     return {
         "machine": machine(),
         "model": unet or model,
@@ -96,6 +110,7 @@ def sampler(
         "threads": used,
         "pairs": pairs,
         "clip": clip,
+        "first": first,
         "peak_flops": peak,
         "sides": found,
         "momentum": _momentum(pipe, clip, ABLATION_ROUNDS * pairs, wait),
@@ -213,7 +228,7 @@ def _added(unet: Any, pictures: int, place: Mapping[str, Any]) -> dict[str, Any]
 
 HEADER = (
     *("side", "seconds", "CPU s", "frames/s", "UNet calls", "pictures", "decode calls", "texts"),
-    *("TFLOP", "share of peak", "zs2 is faster by", "by CPU s"),
+    *("TFLOP", "share of peak", "{first} is faster by", "by CPU s"),
 )
 
 
@@ -224,7 +239,7 @@ def text(report: Mapping[str, Any]) -> str:
             *machine_lines(report["machine"]),
             _setting(report),
             "",
-            table(_rows(report), HEADER),
+            table(_rows(report), _header(report)),
             _momentum_line(report["momentum"]),
             "faster by: their seconds ÷ ours, the median of the pairs (least to most)",
         ]
@@ -237,10 +252,14 @@ def markdown(report: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             "\n".join(lines),
-            markdown_table(HEADER, _rows(report)),
+            markdown_table(_header(report), _rows(report)),
             _momentum_line(report["momentum"]),
         ]
     )
+
+
+def _header(report: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(name.format(first=report["first"]) for name in HEADER)
 
 
 def _setting(report: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -24,11 +25,9 @@ from tasks.plan import Catalogue, Plan, make_plan
 # source of rates, a finished run's summary.json. Other models: --rate, or render a few rows first.
 MINI_PICTURES_PER_SECOND = 75.0
 
-# zs2-mini on one server core, infra/performance.md: what compiling one shape of clips takes where none
-# of it is kept from before, and eager seconds a compiled one; of two measurements (29 s and 1.23 on a
-# quiet machine) the cautious one. Larger models take longer.
+# What compiling one shape of clips takes where none of it is kept from before: zs2-mini on a busy server
+# core (30 s on a quiet one, infra/performance.md). Larger models take longer.
 COMPILE_SECONDS = 46.0
-COMPILED_GAIN = 1.18
 
 
 def plan(
@@ -43,15 +42,22 @@ def plan(
     engine: str = "eager",
     samplers: int,
     rate: float | None,
+    compiled_gain: float = 1.0,
     price_per_hour: float | None,
 ) -> dict[str, Any]:
     """The plan as a record, for --json and `text`.
+
+    Args:
+        compiled_gain: eager seconds ÷ those of the engine compiled; 1, what a CPU was measured to gain, never
+            recommends it.
 
     Raises:
         UsageError: bad rows (all in one message). ManifestError, RowError, StorageError.
     """
     if engine not in ENGINES:
         raise UsageError(f"--engine: expected one of {', '.join(ENGINES)}, found {engine!r}")
+    if not 0 < compiled_gain < math.inf:
+        raise UsageError(f"--compiled-gain: expected a number above 0, found {compiled_gain}")
     source = open_manifest(manifest)
     with RunFolder(out).view() if out else nullcontext() as folder:
         made = make_plan(
@@ -84,18 +90,28 @@ def plan(
         "cost": hours * price_per_hour if hours is not None and price_per_hour else None,
         "shapes": made.shapes,
         "engine": engine,
-        "compiling_pays_from_pictures": (pays := _compiling_pays(rate, made.shapes, samplers)),
-        "recommended_engine": (
-            None if pays is None else "compiled" if made.work.native_pictures > pays else "eager"
+        "compiled_gain": compiled_gain,
+        "compiling_pays_from_pictures": (
+            pays := _compiling_pays(rate, compiled_gain, made.shapes, samplers)
         ),
+        "recommended_engine": _recommended(made.work.native_pictures, pays, compiled_gain),
     }
 
 
-def _compiling_pays(rate: float | None, shapes: int, samplers: int) -> int | None:
-    """UNet pictures of the model's size from which on compiling takes less time than it saves."""
-    if rate is None:
+def _recommended(pictures: float, pays: int | None, gain: float) -> str | None:
+    if gain <= 1:
+        return "eager"
+    if pays is None:
         return None
-    seconds = COMPILE_SECONDS / (1 - 1 / COMPILED_GAIN)
+    return "compiled" if pictures > pays else "eager"
+
+
+def _compiling_pays(rate: float | None, gain: float, shapes: int, samplers: int) -> int | None:
+    """UNet pictures of the model's size from which on compiling takes less time than it saves; None where
+    it saves none, or the rate is unknown."""
+    if rate is None or gain <= 1:
+        return None
+    seconds = COMPILE_SECONDS / (1 - 1 / gain)
     return round(seconds * rate * max(1, shapes) * samplers)
 
 
@@ -184,4 +200,6 @@ def text(report: Mapping[str, Any]) -> str:
     if (pays := report["compiling_pays_from_pictures"]) is not None and work["rows"]:
         advice = f"{report['recommended_engine']}: compiling pays from about {pays:,} pictures on"
         rows.append(("engine to use", f"{advice}, {count(report['shapes'], 'shape')} of clips"))
+    elif report["recommended_engine"] == "eager" and work["rows"]:
+        rows.append(("engine to use", "eager (the other: `zs2 bench sampler --engine compiled`)"))
     return table(rows)

@@ -74,12 +74,20 @@ def test_an_unknown_rate_is_said_once(manifest: str) -> None:
 
 
 def test_the_plan_tells_when_compiling_pays(manifest: str) -> None:
-    """By the pictures to sample: none is ever chosen by itself, and an unknown rate tells nothing."""
-    slow, fast = (planned(manifest, None, rate=rate) for rate in (0.01, 1e6))
+    """By the pictures to sample and what it gains: none is ever chosen by itself, and where nothing is
+    gained or the rate is unknown, nothing pays."""
+    gain = {"compiled_gain": 1.2}
+    slow, fast = (planned(manifest, None, rate=rate, **gain) for rate in (0.01, 1e6))
     assert (slow["engine"], slow["recommended_engine"]) == ("eager", "compiled")
     assert fast["recommended_engine"] == "eager"
     assert f"{slow['compiling_pays_from_pictures']:,} pictures" in command.text(slow)
-    unknown = planned(manifest, None)
+    unknown = planned(manifest, None, **gain)
     assert unknown["recommended_engine"] is None and "engine" not in command.text(unknown)
+    usual = planned(manifest, None, rate=0.01)
+    assert usual["recommended_engine"] == "eager"
+    assert usual["compiling_pays_from_pictures"] is None
+    assert "zs2 bench sampler --engine compiled" in command.text(usual)
+    with pytest.raises(UsageError, match="--compiled-gain: expected a number above 0, found 0"):
+        planned(manifest, None, compiled_gain=0.0)
     with pytest.raises(UsageError, match="--engine: expected one of eager, compiled"):
         planned(manifest, None, engine="fast")

@@ -14,7 +14,7 @@ import torch
 
 from flows.bench.machine import matmul_peak
 from flows.bench.paired import in_turn, ratios
-from flows.bench.sampler import PLAIN, ZERO, ZS2, markdown, text
+from flows.bench.sampler import COMPILED, PLAIN, ZERO, ZS2, markdown, text
 from flows.bench.sampler import sampler as bench
 from flows.bench.work import counted
 from flows.errors import UsageError
@@ -110,9 +110,22 @@ def test_the_peak_is_a_rate():
 
 def test_what_cannot_be_measured_is_refused(tiny_model: Path):
     """With what was expected and found."""
-    for wrong in ({"frames": 1}, {"pairs": 0}, {"threads": 1000}, {"unet": "sd9"}):
+    wrongs = ({"frames": 1}, {"pairs": 0}, {"threads": 1000}, {"unet": "sd9"}, {"engine": "fast"})
+    for wrong in wrongs:
         with pytest.raises(UsageError, match="expected"):
             bench(**{"model": str(tiny_model), **wrong})
+
+
+@pytest.mark.slow
+def test_the_other_engine_is_measured_beside(tiny_model: Path):
+    """A side of its own, with the work of ours, that is compared with all others."""
+    sizes = {"frames": 2, "batch": 2, "steps": 2, "pairs": 1, "guidance": 5.0}
+    report = bench(model=str(tiny_model), engine="compiled", **sizes)
+    found = report["sides"]
+    assert list(found) == [ZS2, PLAIN, ZERO, COMPILED]
+    assert found[COMPILED]["unet_calls"] == found[ZS2]["unet_calls"]
+    assert [name for name in found if "ratio" not in found[name]] == [COMPILED]
+    assert "zs2 compiled is faster by" in text(report)
 
 
 def test_the_command_prints_json(tiny_model: Path):
