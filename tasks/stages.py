@@ -19,7 +19,7 @@ from tasks.best_of import sample_best
 from tasks.chunks import Frames, StageError, Timed, ahead
 from tasks.job import Job, parameters
 from tasks.out_of_memory import Fallbacks
-from tasks.sampling import decode_in_chunks
+from tasks.sampling import decode_in_chunks, joined
 from tasks.warm import WarmModels
 
 if TYPE_CHECKING:
@@ -130,26 +130,38 @@ def render_alone(models: WarmModels, job: Job, path: Path) -> dict[str, Any]:
     report: dict[str, Any] = {}
     started = time.monotonic()
     fallbacks = Fallbacks()
-    sampled, _ = sample_best(models, fallbacks, job)
+    sampled, note = sample_best(models, fallbacks, job)
     report |= {"kl_achieved": sampled.kl, "seconds_sample": time.monotonic() - started}
     if sampled.candidates:
         report["candidates"] = sampled.candidates
-    return report | finish_alone(models, fallbacks, job, sampled.latents, path)
+    report |= finish_alone(models, fallbacks, job, sampled.latents, path)
+    if told := joined(note, report.get("note")):
+        report["note"] = told
+    return report
 
 
 def finish_alone(
     models: WarmModels, fallbacks: Fallbacks, job: Job, latents: Tensor, path: Path
 ) -> dict[str, Any]:
     """Decode, and `finish`, in this process. Raises what the stage that failed did."""
-    chunks = (chunk for chunk, _ in decode_in_chunks(models, fallbacks, job, latents))
+    note: str | None = None
+
+    def decoded() -> Iterator[Frames]:
+        nonlocal note
+        for chunk, told in decode_in_chunks(models, fallbacks, job, latents):
+            note = told
+            yield chunk
+
     try:
-        if not post.wants_gpu(job):
-            return finish(job, chunks, path)
-        larger = SuperResolved(job, chunks)
-        return {**finish(job, larger, path), **larger.seconds()}
+        if post.wants_gpu(job):
+            larger = SuperResolved(job, decoded())
+            report = {**finish(job, larger, path), **larger.seconds()}
+        else:
+            report = finish(job, decoded(), path)
     except StageError as error:
         assert error.__cause__ is not None
         raise error.__cause__ from None
+    return {**report, **({"note": note} if note else {})}
 
 
 def output_path(folder: RunFolder, job: Job) -> Path:

@@ -468,6 +468,16 @@ def test_a_clip_or_prompt_that_cannot_be_used(tmp_path: Path) -> None:
     assert not (tmp_path / "a.mp4").exists()
 
 
+def test_a_prompt_that_is_cut_is_told(tmp_path: Path) -> None:
+    """On standard error whatever was asked for, and in the report; what fits is not mentioned."""
+    few = ["--set", "num_frames=1", "--set", "num_inference_steps=1", "-o", tmp_path / "a.mp4"]
+    note = "prompt truncated: 62 tokens, the model reads 32"
+    answer = zs2("sample", "a red star " * 20, *few, "--json")
+    assert json.loads(answer.stdout)["note"] == note and note in answer.stderr
+    answer = zs2("sample", "a red star", *few, "--json")
+    assert "note" not in json.loads(answer.stdout) and "truncated" not in answer.stderr
+
+
 def test_output_that_nobody_reads(tmp_path: Path) -> None:
     """`zs2 … | head` is no failure, however much is left: exit code 0 and not a word."""
     for arguments in (["manifest", "columns"], ["manifest", "columns", "--json"], ["models"]):

@@ -232,6 +232,14 @@ def test_render_alone(models: WarmModels, tiny_job: TinyJob, tmp_path: Path):
     assert frames.shape == (7, 64, 64, 3)
 
 
+def test_render_alone_tells_what_was_cut(models: WarmModels, tiny_job: TinyJob, tmp_path: Path):
+    """A prompt longer than the encoder reads is a note of the report, as it is one of the ledger."""
+    job = tiny_job(prompt="a " * 100)
+    report = stages.render_alone(models, job, tmp_path / "long.mp4")
+    assert report["note"] == "prompt truncated: 102 tokens, the model reads 77"
+    assert "note" not in stages.render_alone(models, tiny_job("short"), tmp_path / "short.mp4")
+
+
 def test_output_path(tiny_job: TinyJob, tmp_path: Path):
     """videos/<first two hex of the digest>/<id> with the codec's suffix."""
     job = tiny_job(codec="gif")
