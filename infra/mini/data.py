@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from infra.mini.command import RecipeError, run, whole_number
 from infra.mini.scenes import Scene, draw, scenes
 
 WORK = Path(__file__).parent / "work"
 COUNT = 100_000
+SIZES = (64, 128)  # pixels a side that the recipe can train for
 TRAIN_SEED = 1  # streams of scenes; no scene is in two of them
 TEST_SEED = 2
 CHUNK = 2000
@@ -47,21 +49,31 @@ def draw_all(seed: int, count: int, size: int, path: Path, workers: int) -> None
 
 
 def pictures(count: int, size: int = 64, workers: int = 2) -> np.ndarray:
-    """Return the training scenes, drawn on first use; uint8 (count, size, size, 3), read-only."""
+    """Return the training scenes, drawn on first use; uint8 (count, size, size, 3), read-only.
+
+    Raises:
+        RecipeError: those on disk are not what these programs draw.
+    """
     path = WORK / f"scenes-{size}-{count}.npy"
     if not path.exists():
         draw_all(TRAIN_SEED, count, size, path, workers)
-    return np.load(path, mmap_mode="r")
+    drawn = np.load(path, mmap_mode="r")
+    if not np.array_equal(drawn[0], draw(scene_list(TRAIN_SEED, 1)[0], size)):
+        raise RecipeError(
+            f"{path}: expected scenes as scenes.py draws them, found others; remove it and all that "
+            "was trained on it"
+        )
+    return drawn
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=COUNT)
-    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--count", type=whole_number, default=COUNT)
+    parser.add_argument("--size", type=whole_number, default=64)
     arguments = parser.parse_args()
     drawn = pictures(arguments.count, arguments.size)
     print(f"{len(drawn)} scenes of {drawn.shape[1]} px in {WORK}")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

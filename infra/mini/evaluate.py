@@ -6,6 +6,8 @@ import argparse
 import subprocess
 import sys
 
+from infra.mini.command import RecipeError, run
+
 PARTS = {
     "checker": ("checker", "--score"),
     "pictures": ("evaluate_pictures", "zs2-mini"),
@@ -27,8 +29,10 @@ def main() -> None:
     for part in arguments.parts or PARTS:
         program, *rest = PARTS[part]
         print(f"\n## {part}\n", flush=True)
-        subprocess.run([sys.executable, "-m", f"infra.mini.{program}", *rest], check=True)
+        status = subprocess.run([sys.executable, "-m", f"infra.mini.{program}", *rest]).returncode
+        if status:
+            raise RecipeError(f"{part}: ended with status {status}, as said above")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from infra.mini import checker
+from infra.mini.command import run, whole_number
 from infra.mini.evaluate_pictures import prompts
 from infra.mini.scenes import Scene
 from zs2 import ZS2Sampler
@@ -26,6 +27,7 @@ from zs2.baselines import (
     text2video_zero,
 )
 from zs2.metrics import dynamic_degree, warp_error
+from zs2.models import ModelError
 from zs2.statistics import bootstrap_interval, paired_test
 
 LADDER = (0.0, 0.01, 0.05, 0.1, 0.25)  # λ
@@ -81,10 +83,24 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="a StableDiffusionPipeline folder or a bundled name")
-    parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--prompts", type=whole_number, default=64)
+    parser.add_argument(
+        "--method",
+        action="append",
+        dest="names",
+        metavar="NAME",
+        help="one of the table's; repeatable",
+    )
+    parser.add_argument("--threads", type=whole_number, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    chosen = methods()
+    if arguments.names:
+        if unknown := set(arguments.names) - set(chosen):
+            parser.error(
+                f"--method: expected some of {'; '.join(chosen)}; found {'; '.join(sorted(unknown))}"
+            )
+        chosen = {name: method for name, method in chosen.items() if name in arguments.names}
     sampler = ZS2Sampler.from_pretrained(arguments.model)
     sampler.pipe.set_progress_bar_config(disable=True)
     scenes, texts = prompts(arguments.prompts)
@@ -93,15 +109,16 @@ def main() -> None:
     )
     print("| right in every frame, of those right in the first |\n| --- | --- | --- | --- |")
     found: dict[str, dict[str, np.ndarray]] = {}
-    for name, method in methods().items():
+    for name, method in chosen.items():
         found[name] = scores = measure(sampler, scenes, texts, method)
         motion, warp = (bootstrap_interval(scores[key]) for key in ("motion", "warp"))
         kept = scores["kept"][~np.isnan(scores["kept"])]
         print(f"| {name} | {motion.mean:.2f} ({motion.low:.2f} to {motion.high:.2f}) ", end="")
         print(f"| {100 * warp.mean:.3f} ({100 * warp.low:.3f} to {100 * warp.high:.3f}) ", end="")
         print(f"| {kept.mean():.1%} of {len(kept)} |", flush=True)
-    print("\n| paired by prompt | more motion, px a frame | p |\n| --- | --- | --- |")
-    ours = list(found)[: len(LADDER)]
+    ours = [name for name in found if name.startswith("ZS²")]
+    if len(ours) > 1:
+        print("\n| paired by prompt | more motion, px a frame | p |\n| --- | --- | --- |")
     for low, high in pairwise(ours):
         more = paired_test(found[high]["motion"], found[low]["motion"])
         step = more.difference
@@ -113,4 +130,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, ModelError)

@@ -19,12 +19,15 @@ from PIL import Image
 
 from infra.mini import checker
 from infra.mini.captions import caption
+from infra.mini.command import run, whole_number
 from infra.mini.data import TEST_SEED, scene_list
 from infra.mini.scenes import Scene
 from zs2 import ZS2Sampler
+from zs2.models import ModelError
 
 BATCH = 20  # pictures in one UNet call
 START = 50_000  # of the test stream
+SHEET_FIRST = 24  # first frames on the contact sheet, in rows of 8
 SHEET_KL_TARGET = 0.05
 SHEET_PROMPTS = (
     "a red star over the sea at night",
@@ -65,10 +68,11 @@ def first_frames(sampler: ZS2Sampler, texts: list[str], **settings: Any) -> np.n
 
 
 def contact_sheet(sampler: ZS2Sampler, pictures: np.ndarray, path: Path) -> None:
-    """Draw 24 first frames and below them clips of 8 frames, one prompt a row."""
+    """Draw SHEET_FIRST first frames and below them clips of 8 frames, one prompt a row."""
     side = pictures.shape[1]
     rows = [
-        np.concatenate(list(part), 1) for part in pictures[:24].reshape(3, 8, *pictures.shape[1:])
+        np.concatenate(list(part), 1)
+        for part in pictures[:SHEET_FIRST].reshape(-1, 8, *pictures.shape[1:])
     ]
     rows.append(np.full((6, 8 * side, 3), 255, np.uint8))
     for number, prompt in enumerate(SHEET_PROMPTS):
@@ -90,19 +94,23 @@ def report(name: str, pictures: np.ndarray, scenes: list[Scene]) -> None:
     for attribute, hits in found.items():
         values = [getattr(scene, attribute) for scene in scenes]
         wrong = Counter(value for value, hit in zip(values, hits, strict=True) if not hit)
-        most = [f"{value} {n} of {values.count(value)}" for value, n in wrong.most_common(6)]
-        print(f"wrong {attribute}: {', '.join(most) or 'none'}")
+        most = [f"{value}: {n} of {values.count(value)}" for value, n in wrong.most_common(6)]
+        print(f"wrong {attribute}: {'; '.join(most) or 'none'}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="a StableDiffusionPipeline folder or a bundled name")
-    parser.add_argument("--prompts", type=int, default=1000)
-    parser.add_argument("--steps", type=int, help="default: the model's own")
+    parser.add_argument("--prompts", type=whole_number, default=1000)
+    parser.add_argument("--steps", type=whole_number, help="default: the model's own")
     parser.add_argument("--guidance", type=float, help="default: the model's own")
-    parser.add_argument("--sheet", type=Path)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--sheet", type=Path, help="draw a contact sheet, .png")
+    parser.add_argument("--threads", type=whole_number, default=2)
     arguments = parser.parse_args()
+    if arguments.sheet and arguments.prompts < SHEET_FIRST:
+        parser.error(
+            f"--sheet: expected --prompts {SHEET_FIRST} or more, found {arguments.prompts}"
+        )
     torch.set_num_threads(arguments.threads)
     given = {"num_inference_steps": arguments.steps, "guidance_scale": arguments.guidance}
     settings = {name: value for name, value in given.items() if value is not None}
@@ -113,10 +121,13 @@ def main() -> None:
     report(f"first frames, {len(scenes)} prompts", pictures, scenes)
     if arguments.sheet:
         contact_sheet(sampler, pictures, arguments.sheet)
+        print(f"\n{arguments.sheet}, row by row:")
+        for text in (*texts[:SHEET_FIRST], *SHEET_PROMPTS):
+            print(f"  {text}")
     scenes, texts = prompts(arguments.prompts, held_out=True)
     pictures = first_frames(sampler, texts, **settings)
     report(f"first frames, {len(scenes)} prompts of combinations held out", pictures, scenes)
 
 
 if __name__ == "__main__":
-    main()
+    run(main, ModelError)

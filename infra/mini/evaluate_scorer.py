@@ -29,10 +29,12 @@ from infra.mini.captions import (
     plain_caption,
     plural,
 )
+from infra.mini.command import run
 from infra.mini.data import TEST_SEED, scene_list
 from infra.mini.scenes import COLOURS, Scene, draw
 from tasks.assemble import decode
 from zs2.clip_score import ClipScorer
+from zs2.models import ModelError
 
 T = TypeVar("T")
 AMONG = 100
@@ -125,4 +127,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, ModelError)

@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 
+from infra.mini.command import run, whole_number
 from zs2 import ZS2Sampler
+from zs2.models import ModelError
 
 PROMPT = "a red star over the sea at night"
 FRAMES = 8
@@ -34,8 +36,8 @@ def seconds(work: Callable[[], Any], times: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="a StableDiffusionPipeline folder or a bundled name")
-    parser.add_argument("--times", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--times", type=whole_number, default=5)
+    parser.add_argument("--threads", type=whole_number, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     load = seconds(lambda: ZS2Sampler.from_pretrained(arguments.model), arguments.times)
@@ -47,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, ModelError)

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from infra.mini.command import RecipeError, run, whole_number
 from infra.mini.data import TEST_SEED, WORK, scene_list
 from infra.mini.evaluate_pictures import prompts
 from infra.mini.scenes import draw
@@ -25,6 +26,7 @@ from tasks.spatial_sr import upscale
 from zs2 import ZS2Sampler
 from zs2.metrics import warp_error
 from zs2.mini_sr import SCALES
+from zs2.models import ModelError
 
 METHODS = ("mini-sr", "lanczos")
 PHOTOGRAPHS = {  # package: its pictures that are photographs in colour
@@ -138,14 +140,24 @@ def pictures_table(count: int, folder: Path | None) -> str:
 
 
 def draw_curve(path: Path) -> None:
-    """Draw what training logged: PSNR over minutes."""
+    """Draw what training logged: PSNR over minutes.
+
+    Raises:
+        RecipeError: there is no log.
+    """
     import matplotlib
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "zs2"
     import matplotlib.pyplot as plt
 
-    lines = [line for line in (WORK / "sr.log").read_text().splitlines() if "psnr2" in line]
+    log = WORK / "sr.log"
+    if not log.exists():
+        raise RecipeError(
+            f"{log}: expected a log of training, which is not shipped, found none; "
+            "run `python -m infra.mini.train sr`"
+        )
+    lines = [line for line in log.read_text().splitlines() if "psnr2" in line]
     found = [dict(part.split("=") for part in line.split()[1:]) for line in lines]
     figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
     minutes = [float(point["minutes"]) for point in found]
@@ -159,7 +171,7 @@ def draw_curve(path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=int, default=256)
+    parser.add_argument("--scenes", type=whole_number, default=256)
     parser.add_argument("--photos", type=Path, help="a folder of photographs")
     parser.add_argument("--clips", type=int, default=16)
     parser.add_argument("--curve", type=Path, help="draw what training logged, and no more")
@@ -183,4 +195,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, ModelError)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from infra.mini import export_clip, export_pipeline, export_sr
+from infra.mini.command import run
 from zs2.models import BUNDLED
 
 # By folder: what writes it, and the most bytes it may have, for it travels inside the package.
@@ -42,11 +43,11 @@ def main() -> None:
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(EXPORTS)}; default: all"
     )
     arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(EXPORTS):
+        parser.error(f"expected some of {', '.join(EXPORTS)}, found {', '.join(sorted(unknown))}")
     for name in arguments.names or EXPORTS:
-        if name not in EXPORTS:
-            parser.error(f"expected some of {', '.join(EXPORTS)}, found {name}")
         print(f"{name}: {export(name):,} bytes")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

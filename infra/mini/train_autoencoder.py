@@ -12,7 +12,6 @@ error there is what people see.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,13 +21,24 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
-from infra.mini.data import COUNT, TEST_SEED, TRAIN_SEED, WORK, pictures, scene_list
+from infra.mini.command import positive_number, run, whole_number
+from infra.mini.data import (
+    COUNT,
+    SIZES,
+    TEST_SEED,
+    TRAIN_SEED,
+    WORK,
+    pictures,
+    scene_list,
+)
 from infra.mini.scenes import MOST, Scene, draw
 from infra.mini.training import (
     Average,
     Clock,
     batches,
     device,
+    digest,
+    finished,
     learning_rate,
     load,
     log,
@@ -56,10 +66,11 @@ ARCHITECTURE: dict[str, Any] = {
 }
 
 
-def build() -> AutoencoderKL:
+def build(size: int = 64) -> AutoencoderKL:
     """Return an untrained autoencoder, f=8, twelve latent channels, whose latents have little noise at
     first: with as much as the prior's, it learns for long to do without them."""
-    network = AutoencoderKL(**ARCHITECTURE)
+    sized: dict[str, Any] = ARCHITECTURE | {"sample_size": size}
+    network = AutoencoderKL(**sized)
     assert network.quant_conv is not None and network.quant_conv.bias is not None
     torch.nn.init.constant_(network.quant_conv.bias[ARCHITECTURE["latent_channels"] :], -5.0)
     return network
@@ -118,12 +129,12 @@ def psnr(network: AutoencoderKL, count: int = 256, size: int = 64) -> float:
     return float(torch.cat(found).mean())
 
 
-def start(decoder_only: bool) -> AutoencoderKL:
+def start(decoder_only: bool, size: int = 64) -> AutoencoderKL:
     """Return what training starts from: new weights, or the trained ones, encoder frozen."""
     if not decoder_only:
         torch.manual_seed(0)
-        return build()
-    network = _averaged(CHECKPOINT).train()
+        return build(size)
+    network = _averaged(size, finished(CHECKPOINT, "autoencoder", size=size)).train()
     network.encoder.requires_grad_(False)
     assert network.quant_conv is not None
     network.quant_conv.requires_grad_(False)
@@ -144,12 +155,16 @@ def train(
     stage = checkpoint.stem
     drawn = pictures(count, size)
     disc = discs(scene_list(TRAIN_SEED, count))
-    network = start(decoder_only).to(device(), memory_format=torch.channels_last)  # pyright: ignore
+    network = start(decoder_only, size)
+    made_of: dict[str, Any] = {"size": size}
+    if decoder_only:
+        made_of["encoder"] = encoder_digest(network)
+    network = network.to(device(), memory_format=torch.channels_last)  # pyright: ignore
     learning = [p for p in network.parameters() if p.requires_grad]
     average = Average(network, 0.998)
     optimizer = torch.optim.AdamW(learning, peak, betas=(0.9, 0.98), weight_decay=1e-3)
     step, clock = 0, Clock(minutes)
-    if state := load(checkpoint):
+    if state := load(checkpoint, **made_of):
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         average.shadow = state["average"]
@@ -181,8 +196,8 @@ def train(
             log(stage, WORK / f"{stage}.log", step, clock, **figures)
             total = 0.0
         if step % 400 == 0:
-            save(checkpoint, training_state(network, optimizer, average, step, clock))
-    save(checkpoint, training_state(network, optimizer, average, step, clock))
+            save(checkpoint, training_state(network, optimizer, average, step, clock, **made_of))
+    save(checkpoint, training_state(network, optimizer, average, step, clock, **made_of))
     network.load_state_dict(average.shadow)
     found = psnr(network.eval().cpu(), size=size)
     log(stage, WORK / f"{stage}.log", step, clock, psnr=found)
@@ -208,30 +223,45 @@ def _pass(network: AutoencoderKL, wanted: Tensor, extra: float) -> tuple[Tensor,
     return decode(network, sample), posterior.parameters
 
 
-def _averaged(checkpoint: Path) -> AutoencoderKL:
-    state = load(checkpoint)
-    if state is None:
-        raise FileNotFoundError(f"no {checkpoint}: run `python -m infra.mini.train_autoencoder`")
-    network = build()
+def _averaged(size: int, state: dict[str, Any]) -> AutoencoderKL:
+    network = build(size)
     network.load_state_dict(state["average"])
     return network.eval()
 
 
-def trained() -> AutoencoderKL:
-    """Return the autoencoder with its averaged weights, its sharpened decoder where there is one."""
-    return _averaged(DECODER_CHECKPOINT if DECODER_CHECKPOINT.exists() else CHECKPOINT)
+def encoder_digest(network: AutoencoderKL) -> str:
+    """Tell latents from others: the digest of what makes them."""
+    made = ("encoder.", "quant_conv.")
+    return digest({n: w for n, w in network.state_dict().items() if n.startswith(made)})
+
+
+def trained(size: int | None = None) -> AutoencoderKL:
+    """Return the autoencoder with its averaged weights, its sharpened decoder where there is one.
+
+    Args:
+        size: of the pictures it must have been trained on, in pixels; None: any.
+
+    Raises:
+        RecipeError: there is none yet, or of another size, or the decoder is another encoder's.
+    """
+    state = finished(CHECKPOINT, "autoencoder", **({} if size is None else {"size": size}))
+    side: int = state["made_of"]["size"]
+    network = _averaged(side, state)
+    made_of = {"size": side, "encoder": encoder_digest(network)}
+    sharpened = load(DECODER_CHECKPOINT, **made_of)
+    return network if sharpened is None else _averaged(side, sharpened)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=1.6e-3)
-    parser.add_argument("--count", type=int, default=COUNT)
-    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--minutes", type=positive_number, default=30)
+    parser.add_argument("--batch", type=whole_number, default=32)
+    parser.add_argument("--rate", type=positive_number, default=1.6e-3)
+    parser.add_argument("--count", type=whole_number, default=COUNT)
+    parser.add_argument("--size", type=int, default=64, choices=SIZES)
     parser.add_argument("--compile", action="store_true", help="needs a C++ compiler")
     parser.add_argument("--decoder", action="store_true", help="sharpen the decoder alone")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=whole_number, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     train(
@@ -246,4 +276,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,6 +1,6 @@
 """Train the CLIP that scores zs2-mini's clips: a vision and a text tower on one sphere.
 
-    python -m infra.mini.train_clip --minutes 30
+    python -m infra.mini.train_clip --minutes 12.5
 
 Resumes from its checkpoint. The text tower starts from the diffusion model's text encoder, which
 tells a caption's attributes already; the vision tower starts from nothing. A contrastive loss alone
@@ -26,6 +26,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextModel
 from infra.mini import train_text
 from infra.mini.captions import caption
 from infra.mini.checker import degrade
+from infra.mini.command import positive_number, run, whole_number
 from infra.mini.data import COUNT, TRAIN_SEED, WORK, pictures, scene_list
 from infra.mini.scenes import Scene
 from infra.mini.things import THINGS
@@ -34,6 +35,8 @@ from infra.mini.training import (
     Average,
     Clock,
     batches,
+    digest,
+    finished,
     learning_rate,
     load,
     log,
@@ -42,7 +45,6 @@ from infra.mini.training import (
 )
 
 CHECKPOINT = WORK / "clip.pt"
-DECODED = WORK / "clip-decoded.npy"
 DECODED_COUNT = 6_000  # the first scenes, as the autoencoder gives them back
 DECODED_SHARE = 1 / 3  # of a batch
 LATENT_NOISE = 0.15  # of a latent's spread, at most
@@ -128,24 +130,28 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, meanings: Ten
 
 @torch.no_grad()
 def decoded_pictures(drawn: np.ndarray) -> np.ndarray:
-    """Return the first scenes as the autoencoder decodes them, its latents disturbed; made once.
+    """Return the first scenes as the autoencoder decodes them, its latents disturbed; made once
+    for each autoencoder.
 
     uint8 (picture, h, w, 3).
     """
-    if DECODED.exists():
-        return np.load(DECODED, mmap_mode="r")
     network, generator = trained(), torch.Generator().manual_seed(0)
+    path = WORK / f"clip-decoded-{digest(network.state_dict())}.npy"
+    if path.exists():
+        return np.load(path, mmap_mode="r")
     made: list[np.ndarray] = []
-    for start in range(0, DECODED_COUNT, 16):  # few at a time: they fit into a core's cache
+    for start in range(
+        0, min(DECODED_COUNT, len(drawn)), 16
+    ):  # few at a time: they fit into a core's cache
         latents = encode(network, to_tensor(drawn[start : start + 16])).mode()
         spread = LATENT_NOISE * latents.std((0, 2, 3), keepdim=True)
         share = torch.rand((len(latents), 1, 1, 1), generator=generator)
         latents = latents + share * spread * torch.randn(latents.shape, generator=generator)
         pixels = (decode(network, latents).clamp(-1, 1) + 1) * 127.5
         made.append(pixels.round().byte().permute(0, 2, 3, 1).numpy())
-    np.save(DECODED.with_suffix(".part.npy"), np.concatenate(made))
-    DECODED.with_suffix(".part.npy").replace(DECODED)
-    return np.load(DECODED, mmap_mode="r")
+    np.save(path.with_suffix(".part.npy"), np.concatenate(made))
+    path.with_suffix(".part.npy").replace(path)
+    return np.load(path, mmap_mode="r")
 
 
 class Pairs:
@@ -228,10 +234,7 @@ def train(minutes: float, batch: int, peak: float, count: int) -> CLIPModel:
 
 def trained_clip() -> CLIPModel:
     """Return the model with its averaged weights."""
-    state = load(CHECKPOINT)
-    if state is None:
-        raise FileNotFoundError(f"no {CHECKPOINT}: run `python -m infra.mini.train_clip`")
-    weights = state["average"]
+    weights = finished(CHECKPOINT, "clip")["average"]
     model = build()
     inner = {n.removeprefix("model."): w for n, w in weights.items() if n.startswith("model.")}
     model.load_state_dict(inner)
@@ -240,15 +243,15 @@ def trained_clip() -> CLIPModel:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--batch", type=int, default=96)
-    parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--count", type=int, default=COUNT)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--minutes", type=positive_number, default=12.5)
+    parser.add_argument("--batch", type=whole_number, default=96)
+    parser.add_argument("--rate", type=positive_number, default=1.5e-3)
+    parser.add_argument("--count", type=whole_number, default=COUNT)
+    parser.add_argument("--threads", type=whole_number, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     train(arguments.minutes, arguments.batch, arguments.rate, arguments.count)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

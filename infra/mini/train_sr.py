@@ -1,6 +1,6 @@
 """Train mini-sr, which enlarges pictures twice and four times.
 
-    python -m infra.mini.train_sr --minutes 50
+    python -m infra.mini.train_sr --minutes 42
 
 Resumes from its checkpoint; `--minutes` counts those spent before, so a larger number goes on. Half
 the pictures are the project's own scenes, half are textures. Each step reduces clean crops by one of
@@ -19,12 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from infra.mini.command import positive_number, run, whole_number
 from infra.mini.data import TEST_SEED, TRAIN_SEED, WORK, scene_list
 from infra.mini.scenes import draw
 from infra.mini.textures import texture
 from infra.mini.training import (
     Average,
     Clock,
+    finished,
     learning_rate,
     load,
     log,
@@ -173,9 +175,7 @@ def _figures(average: Average) -> dict[str, float]:
 
 def trained(checkpoint: Path = CHECKPOINT) -> MiniSR:
     """Return the network with its averaged weights."""
-    state = load(checkpoint)
-    if state is None:
-        raise FileNotFoundError(f"no {checkpoint}: run `python -m infra.mini.train_sr`")
+    state = finished(checkpoint, "sr")
     network = MiniSR()
     network.load_state_dict(state["average"])
     return network.eval()
@@ -183,11 +183,11 @@ def trained(checkpoint: Path = CHECKPOINT) -> MiniSR:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=50)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--count", type=int, default=8_000)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--minutes", type=positive_number, default=42)
+    parser.add_argument("--batch", type=whole_number, default=16)
+    parser.add_argument("--rate", type=positive_number, default=2e-3)
+    parser.add_argument("--count", type=whole_number, default=6_000)
+    parser.add_argument("--threads", type=whole_number, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(1)
@@ -195,4 +195,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

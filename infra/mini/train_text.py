@@ -1,7 +1,7 @@
 """The text side of zs2-mini: a byte-pair vocabulary built from the grammar, and a small CLIP text
 encoder trained to tell the scene's attributes from its caption.
 
-    python -m infra.mini.train_text --minutes 3
+    python -m infra.mini.train_text --minutes 6
 
 The encoder is trained before the diffusion model and then frozen: from the end-of-text token on,
 every position carries all that the caption says.
@@ -24,10 +24,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from infra.mini.backgrounds import PLACES, TIMES
 from infra.mini.captions import POSITIONS, caption, position, words
+from infra.mini.command import positive_number, run, whole_number
 from infra.mini.data import TEST_SEED, TRAIN_SEED, WORK, scene_list
 from infra.mini.scenes import COLOURS, COUNTS, SIZES, Scene
 from infra.mini.things import STYLES, THINGS
-from infra.mini.training import Clock, learning_rate, load, log, save
+from infra.mini.training import Clock, finished, learning_rate, log, save
 
 CHECKPOINT = WORK / "text.pt"
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
@@ -206,9 +207,7 @@ def train(minutes: float, batch: int, peak: float, tokenizer: CLIPTokenizer) -> 
 def trained() -> tuple[CLIPTokenizer, CLIPTextModel]:
     """Return the tokenizer and the trained, frozen encoder."""
     tokenizer = write_tokenizer(WORK / "tokenizer")
-    state = load(CHECKPOINT)
-    if state is None:
-        raise FileNotFoundError(f"no {CHECKPOINT}: run `python -m infra.mini.train_text`")
+    state = finished(CHECKPOINT, "text")
     encoder = build(tokenizer)
     encoder.load_state_dict(state["network"])
     return tokenizer, encoder.eval().requires_grad_(False)
@@ -216,10 +215,10 @@ def trained() -> tuple[CLIPTokenizer, CLIPTextModel]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=4)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--minutes", type=positive_number, default=6)
+    parser.add_argument("--batch", type=whole_number, default=128)
+    parser.add_argument("--rate", type=positive_number, default=1e-3)
+    parser.add_argument("--threads", type=whole_number, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     tokenizer = write_tokenizer(WORK / "tokenizer")
@@ -227,4 +226,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

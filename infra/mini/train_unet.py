@@ -19,16 +19,20 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
+from transformers import CLIPTextModel
 
 from infra.mini import train_autoencoder, train_text
 from infra.mini.captions import NULL_CAPTION, caption
-from infra.mini.data import COUNT, TRAIN_SEED, WORK, pictures, scene_list
+from infra.mini.command import positive_number, run, whole_number
+from infra.mini.data import COUNT, SIZES, TRAIN_SEED, WORK, pictures, scene_list
 from infra.mini.scenes import draw
 from infra.mini.training import (
     Average,
     Clock,
     batches,
     device,
+    digest,
+    finished,
     learning_rate,
     load,
     log,
@@ -38,7 +42,6 @@ from infra.mini.training import (
 )
 
 CHECKPOINT = WORK / "unet.pt"
-LATENTS = WORK / "latents.pt"
 NULL_SHARE = 0.1
 CHANNELS = train_autoencoder.ARCHITECTURE["latent_channels"]
 
@@ -110,7 +113,7 @@ def normalise(network: AutoencoderKL, pictures_: Tensor) -> None:
 
 def autoencoder(size: int = 64) -> AutoencoderKL:
     """Return the trained autoencoder with latents normalised over drawn scenes."""
-    network = train_autoencoder.trained()
+    network = train_autoencoder.trained(size)
     drawn = np.stack([draw(scene, size) for scene in scene_list(TRAIN_SEED, 2048)])
     normalise(network, train_autoencoder.to_tensor(drawn))
     return network
@@ -118,11 +121,15 @@ def autoencoder(size: int = 64) -> AutoencoderKL:
 
 @torch.no_grad()
 def latents(count: int, size: int = 64) -> tuple[Tensor, Tensor]:
-    """Return means and spreads of the training scenes' latents, each (count, 12, size/8, size/8)."""
-    if LATENTS.exists():
-        kept = torch.load(LATENTS, weights_only=True)
+    """Return means and spreads of the training scenes' latents, each (count, 12, size/8, size/8);
+    encoded once for each encoder."""
+    drawn, network = pictures(count, size), autoencoder(size)
+    encoder = train_autoencoder.encoder_digest(network)
+    path = WORK / f"latents-{size}-{count}-{encoder}.pt"
+    if path.exists():
+        kept = torch.load(path, weights_only=True)
         return kept["mean"], kept["std"]
-    drawn, network = pictures(count, size), autoencoder(size).to(device())  # pyright: ignore
+    network = network.to(device())  # pyright: ignore
     means, spreads = [], []
     for start in range(0, count, 32):  # few at a time: they fit into a core's cache
         wanted = train_autoencoder.to_tensor(drawn[start : start + 32]).to(device())
@@ -130,8 +137,14 @@ def latents(count: int, size: int = 64) -> tuple[Tensor, Tensor]:
         means.append(posterior.mean.cpu())
         spreads.append(posterior.std.cpu())
     mean, spread = torch.cat(means), torch.cat(spreads)
-    save(LATENTS, {"mean": mean, "std": spread})
+    save(path, {"mean": mean, "std": spread})
     return mean, spread
+
+
+def made_of(size: int, encoder: CLIPTextModel) -> dict[str, Any]:
+    """Return what a denoiser was made of: it is of use with these latents and this text encoder alone."""
+    latents_of = train_autoencoder.encoder_digest(train_autoencoder.trained(size))
+    return {"size": size, "latents": latents_of, "text": digest(encoder.state_dict())}
 
 
 def v_loss(network: Callable[..., Any], clean: Tensor, states: Tensor, bars: Tensor) -> Tensor:
@@ -164,6 +177,8 @@ def train(
 ) -> None:
     """Train until the plan's minutes have passed, from the checkpoint where there is one."""
     tokenizer, encoder = train_text.trained()
+    below = made_of(size, encoder)
+    state = load(checkpoint, **below)
     scenes = scene_list(TRAIN_SEED, count)
     mean, spread = latents(count, size)
     bars = scheduler().alphas_cumprod.to(device())
@@ -174,7 +189,7 @@ def train(
     weights = list(network.parameters())
     optimizer = torch.optim.AdamW(weights, peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     step, clock = 0, Clock(minutes)
-    if state := load(checkpoint):
+    if state:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         average.shadow = state["average"]
@@ -208,15 +223,27 @@ def train(
             log("unet", WORK / "unet.log", step, clock, loss=float(np.mean(losses)))
             losses.clear()
         if step % 200 == 0:
-            save(checkpoint, training_state(network, optimizer, average, step, clock))
-    save(checkpoint, training_state(network, optimizer, average, step, clock))
+            save(checkpoint, training_state(network, optimizer, average, step, clock, **below))
+    save(checkpoint, training_state(network, optimizer, average, step, clock, **below))
 
 
-def trained(checkpoint: Path = CHECKPOINT, size: int = 64) -> UNet2DConditionModel:
-    """Return the denoiser with its averaged weights, in evaluation mode."""
-    state = load(checkpoint)
-    if state is None:
-        raise FileNotFoundError(f"no {checkpoint}: run `python -m infra.mini.train_unet`")
+def size_trained(checkpoint: Path = CHECKPOINT) -> int:
+    """Return the side in pixels of the pictures that the denoiser was trained for.
+
+    Raises:
+        RecipeError: there is none yet.
+    """
+    return finished(checkpoint, "unet")["made_of"]["size"]
+
+
+def trained(encoder: CLIPTextModel, checkpoint: Path = CHECKPOINT) -> UNet2DConditionModel:
+    """Return the denoiser with its averaged weights, in evaluation mode.
+
+    Raises:
+        RecipeError: there is none yet, or it is not of this text encoder or of the autoencoder at hand.
+    """
+    size = size_trained(checkpoint)
+    state = finished(checkpoint, "unet", **made_of(size, encoder))
     network = build(size)
     network.load_state_dict(state["average"])
     return network.eval()
@@ -224,12 +251,12 @@ def trained(checkpoint: Path = CHECKPOINT, size: int = 64) -> UNet2DConditionMod
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=75)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--count", type=int, default=COUNT)
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--minutes", type=positive_number, default=75)
+    parser.add_argument("--batch", type=whole_number, default=64)
+    parser.add_argument("--rate", type=positive_number, default=1e-3)
+    parser.add_argument("--count", type=whole_number, default=COUNT)
+    parser.add_argument("--size", type=int, default=64, choices=SIZES)
+    parser.add_argument("--threads", type=whole_number, default=2)
     parser.add_argument("--compile", action="store_true", help="needs a C++ compiler")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -245,4 +272,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

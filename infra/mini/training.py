@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from infra.mini.command import RecipeError
 
 
 def device() -> torch.device:
@@ -90,9 +93,12 @@ def training_state(
     average: Average,
     step: int,
     clock: Clock,
+    **made_of: Any,
 ) -> dict[str, Any]:
-    """Return what a stage needs to go on: weights, their average, the optimizer, step, seconds."""
+    """Return what a stage needs to go on: weights, their average, the optimizer, step, seconds, and what
+    they were made of (`load`)."""
     return {
+        "made_of": made_of,
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
         "average": average.shadow,
@@ -101,9 +107,49 @@ def training_state(
     }
 
 
-def load(path: Path) -> dict[str, Any] | None:
-    """Return a checkpoint, or None where there is none yet."""
-    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+def load(path: Path, **made_of: Any) -> dict[str, Any] | None:
+    """Return a checkpoint, or None where there is none yet.
+
+    Args:
+        made_of: what it must have been made of: pictures' size, digests of the networks below it.
+
+    Raises:
+        RecipeError: it was made of something else.
+    """
+    if not path.exists():
+        return None
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    found = state.get("made_of", {})
+    for name, wanted in made_of.items():
+        if found.get(name) != wanted:
+            raise RecipeError(
+                f"{path}: expected a checkpoint of {name} {wanted}, found {found.get(name, 'none')}; "
+                "move it away to train anew, or bring back what it was made of"
+            )
+    return state
+
+
+def finished(path: Path, stage: str, **made_of: Any) -> dict[str, Any]:
+    """Return the checkpoint of a stage that others build on.
+
+    Raises:
+        RecipeError: there is none, or it was made of something else than `made_of`.
+    """
+    state = load(path, **made_of)
+    if state is None:
+        raise RecipeError(
+            f"{path}: expected a checkpoint, found none; run `python -m infra.mini.train {stage}`"
+        )
+    return state
+
+
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """Tell weights from others: 16 hexadecimal digits."""
+    found = hashlib.sha256()
+    for name in sorted(weights):
+        found.update(name.encode())
+        found.update(weights[name].detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def batches(count: int, size: int, seed: int) -> Iterator[torch.Tensor]:

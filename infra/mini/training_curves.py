@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from infra.mini.command import RecipeError, run
 from infra.mini.data import WORK
 
 # By panel: the stage whose log it draws, and the figure of it.
@@ -67,13 +68,16 @@ def draw_curves(path: Path, logs: Path = WORK) -> None:
     """Draw every panel whose stage has a log.
 
     Raises:
-        FileNotFoundError: there is none.
+        RecipeError: there is none.
     """
     panels = {
         title: source for title, source in PANELS.items() if (logs / f"{source[0]}.log").exists()
     }
     if not panels:
-        raise FileNotFoundError(f"no log of a stage in {logs}: run `python -m infra.mini.train`")
+        raise RecipeError(
+            f"{logs}: expected logs of training, which are not shipped, found none; "
+            "run `python -m infra.mini.train`"
+        )
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 2.4 * ((len(panels) + 1) // 2)), layout="constrained")
         spots = list(figure.subplots((len(panels) + 1) // 2, 2, squeeze=False).flat)
@@ -91,4 +95,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from infra.mini import training
+from infra.mini import train_autoencoder, training
+from infra.mini.command import RecipeError
 from infra.mini.train_autoencoder import reconstruction_loss
 from infra.mini.train_unet import CHANNELS, build, scheduler, v_loss
 
@@ -48,6 +49,50 @@ def test_checkpoint_is_whole_and_resumable(tmp_path):
     assert state["step"] == 3
     assert torch.equal(state["weights"], torch.arange(4))
     assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    """Of another size, of other networks, or of an unknown origin; each with the file and both values."""
+    path = tmp_path / "unet.pt"
+    training.save(path, {"made_of": {"size": 64, "text": "ab"}})
+    assert training.load(path, size=64) == training.load(path, size=64, text="ab")
+    with pytest.raises(RecipeError, match=r"unet\.pt: expected a checkpoint of size 128, found 64"):
+        training.load(path, size=128)
+    with pytest.raises(RecipeError, match="of text cd, found ab; move it away"):
+        training.finished(path, "unet", size=64, text="cd")
+    with pytest.raises(RecipeError, match=r"found none; run `python -m infra\.mini\.train text`"):
+        training.finished(tmp_path / "text.pt", "text")
+
+
+def test_a_digest_tells_weights_apart():
+    """By values and names, whatever their order."""
+    one, two = torch.ones(3), torch.zeros(3)
+    assert training.digest({"a": one, "b": two}) == training.digest({"b": two, "a": one.clone()})
+    assert training.digest({"a": one, "b": two}) != training.digest({"a": two, "b": one})
+    assert len(training.digest({"a": one})) == 16
+
+
+def test_a_decoder_of_another_encoder_is_refused(tmp_path, monkeypatch):
+    """Sharpened for latents that the autoencoder at hand does not make."""
+    monkeypatch.setattr(train_autoencoder, "CHECKPOINT", tmp_path / "autoencoder.pt")
+    monkeypatch.setattr(train_autoencoder, "DECODER_CHECKPOINT", tmp_path / "decoder.pt")
+    network = train_autoencoder.build()
+
+    def saved(stage: str, **made_of: object) -> None:
+        weights = network.state_dict()
+        training.save(tmp_path / f"{stage}.pt", {"average": weights, "made_of": made_of})
+
+    saved("autoencoder", size=64)
+    before = train_autoencoder.encoder_digest(train_autoencoder.trained())
+    nn.init.zeros_(network.decoder.conv_out.weight)
+    saved("decoder", size=64, encoder=before)
+    assert not train_autoencoder.trained(64).decoder.conv_out.weight.any()
+    nn.init.zeros_(network.encoder.conv_out.weight)
+    saved("autoencoder", size=64)
+    with pytest.raises(RecipeError, match=r"decoder\.pt: expected a checkpoint of encoder"):
+        train_autoencoder.trained()
+    with pytest.raises(RecipeError, match="of size 128, found 64"):
+        train_autoencoder.trained(128)
 
 
 def test_batches_see_everything_once_a_pass():

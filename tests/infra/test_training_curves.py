@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.mini.command import RecipeError
 from infra.mini.training import Clock, log
 from infra.mini.training_curves import draw_curves, read_log
 
@@ -35,6 +36,6 @@ def test_stages_that_have_a_log_get_a_panel(tmp_path: Path):
 
 def test_without_a_log_it_says_what_makes_one(tmp_path: Path):
     """No empty picture."""
-    with pytest.raises(FileNotFoundError, match=r"infra\.mini\.train"):
+    with pytest.raises(RecipeError, match=r"infra\.mini\.train"):
         draw_curves(tmp_path / "curves.svg", tmp_path)
     assert not (tmp_path / "curves.svg").exists()
