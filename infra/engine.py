@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from infra.noise_solvers import write_tables
+from infra.reports import write_tables
 from tasks.allocator import keep_freed_memory
 from zs2 import ZS2Sampler
 
@@ -86,8 +86,7 @@ def main() -> None:
             f"`python -m infra.engine --pairs {arguments.pairs} --write`, torch {torch.__version__}, one "
             "thread:"
         )
-        report = write_tables(REPORT.read_text(encoding="utf-8"), {"engine": f"{words}\n\n{found}"})
-        REPORT.write_text(report, encoding="utf-8")
+        write_tables(REPORT, {"engine": f"{words}\n\n{found}"})
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from infra.mini.evaluate_pictures import prompts
 from infra.model_memory import SD1_UNET, SD2_UNET, SDXL_UNET
-from infra.noise_solvers import write_tables
+from infra.reports import write_tables
 from manifests.row import seed_of
 from tasks.allocator import keep_freed_memory
 from tasks.evaluate import score_clip
@@ -193,8 +193,7 @@ def main() -> None:
             "bootstrap intervals, p of a paired sign-flip test. The last table counts operations of UNets, "
             "guidance and solver included; their seconds depend on the device."
         )
-        report = write_tables(REPORT.read_text(encoding="utf-8"), {"fast": f"{words}\n\n{tables}"})
-        REPORT.write_text(report, encoding="utf-8")
+        write_tables(REPORT, {"fast": f"{words}\n\n{tables}"})
 
 
 if __name__ == "__main__":

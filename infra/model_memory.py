@@ -29,7 +29,7 @@ from flows.bench.architectures import (
     VAE,
 )
 from flows.commands.model_memory import SHIPPED, configuration_key, estimated
-from infra.noise_solvers import write_tables
+from infra.reports import write_tables
 from zs2.checkpoints.folders import info_of
 from zs2.config import SEGMENT_FRAMES
 from zs2.memory import activation_bytes
@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write: bool = parser.parse_args(arguments).write
     tables = {"need": need_table(), "published": published_table()}
     if write:
-        REPORT.write_text(write_tables(REPORT.read_text("utf-8"), tables), "utf-8")
+        write_tables(REPORT, tables)
         SHIPPED.write_text(json.dumps(bundled(), indent=1) + "\n", "utf-8")
     else:
         print("\n\n".join(tables.values()))

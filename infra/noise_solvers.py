@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -23,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from infra.reports import write_tables
 from zs2.noise import (
     LINE_SEARCH_ITERATIONS,
     SOLVERS,
@@ -172,20 +172,6 @@ def _algorithm1_rows() -> Iterator[str]:
             )
 
 
-def write_tables(text: str, tables: Mapping[str, str]) -> str:
-    """A report with its tables put between `<!-- name -->` and `<!-- /name -->`.
-
-    Raises:
-        ValueError: the report has no such place.
-    """
-    for name, table in tables.items():
-        place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        if not place.search(text):
-            raise ValueError(f"expected a place <!-- {name} --> … <!-- /{name} --> in the report")
-        text = place.sub(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text)
-    return text
-
-
 def _name(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape))
 
@@ -273,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     tables = {"moments": moments_table(), "algorithm1": algorithm1_table()}
     if write:
-        REPORT.write_text(write_tables(REPORT.read_text("utf-8"), tables), "utf-8")
+        write_tables(REPORT, tables)
         draw(PICTURE)
     else:
         print("\n\n".join(tables.values()))

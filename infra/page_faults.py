@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from infra.noise_solvers import write_tables
+from infra.reports import write_tables
 
 REPORT = Path(__file__).with_name("performance.md")
 CLIPS = 5  # of a process, after one that does not count
@@ -93,8 +93,7 @@ def main() -> None:
     print(found)
     if arguments.write:
         words = f"`python -m infra.page_faults --pairs {arguments.pairs} --write`, one thread:"
-        report = write_tables(REPORT.read_text(encoding="utf-8"), {"faults": f"{words}\n\n{found}"})
-        REPORT.write_text(report, encoding="utf-8")
+        write_tables(REPORT, {"faults": f"{words}\n\n{found}"})
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ A small convolutional network trained on drawn scenes alone, blurred, recoloured
 compressed at random, so that it judges what people would still recognise. It shares nothing with
 the diffusion model: neither weights nor latents nor its autoencoder.
 
-    python -m infra.mini.checker --minutes 8        # train again; writes checker.safetensors
+    python -m infra.mini.checker --score           # what it says of drawn scenes
+    python -m infra.mini.checker --minutes 8       # train again; replaces checker.safetensors
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from infra.mini.command import positive_number, run, whole_number
 from infra.mini.data import COUNT, TEST_SEED, TRAIN_SEED, WORK, pictures, scene_list
-from infra.mini.scenes import COLOURS, COUNTS, SETTINGS, Scene, draw
+from infra.mini.scenes import COLOURS, COUNTS, MOST, SETTINGS, Scene, crowd, draw
 from infra.mini.things import THINGS
 from infra.mini.training import Clock, batches, learning_rate, log
 
@@ -32,8 +34,10 @@ CLASSES: dict[str, tuple[str | int, ...]] = {
     "thing": THINGS,
     "colour": COLOURS,
     "setting": SETTINGS,
-    "count": COUNTS,
+    "count": (*COUNTS, MOST + 1),  # the last: more than captions tell
 }
+CROWDED = 0.1  # scenes of more things than captions tell, beside the others
+CROWD_SEED = 4_000_000_000
 JUDGED = ("thing", "colour", "setting")  # what "all right" means; the count is told beside it
 SIDE = 64
 
@@ -72,10 +76,17 @@ def to_tensor(drawn: np.ndarray) -> Tensor:
 
 def labels(scenes: Sequence[Scene]) -> dict[str, Tensor]:
     """Return the class numbers of scenes for each attribute, (scene,)."""
-    return {
-        name: torch.tensor([names.index(getattr(scene, name)) for scene in scenes])
-        for name, names in CLASSES.items()
-    }
+
+    def number(scene: Scene, name: str) -> int:
+        value = min(scene.count, MOST + 1) if name == "count" else getattr(scene, name)
+        return CLASSES[name].index(value)
+
+    return {name: torch.tensor([number(scene, name) for scene in scenes]) for name in CLASSES}
+
+
+def crowds(count: int, start: int = 0) -> list[Scene]:
+    """Return scenes of more things than captions tell."""
+    return [crowd(CROWD_SEED + number) for number in range(start, start + count)]
 
 
 def degrade(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -103,20 +114,23 @@ def degrade(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def train(minutes: float, batch: int, peak: float, count: int) -> Checker:
     """Train on drawn scenes, half of them degraded."""
-    drawn = pictures(count)
-    wanted = labels(scene_list(TRAIN_SEED, count))
+    drawn, crowded = pictures(count), crowds(round(count * CROWDED))
+    wanted = labels([*scene_list(TRAIN_SEED, count), *crowded])
+    drawn_crowds = np.stack([draw(scene) for scene in crowded])
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     checker = Checker()
     optimizer = torch.optim.AdamW(checker.parameters(), peak, weight_decay=0.01)
     clock = Clock(minutes)
-    for step, chosen in enumerate(batches(count, batch, seed=5)):
+    for step, chosen in enumerate(batches(len(wanted["count"]), batch, seed=5)):
         if clock.progress >= 1:
             break
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(peak, step, clock.progress, warm_up=50, hold=0.2)
         chosen = chosen.sort().values
-        seen = [degrade(p, rng) if rng.random() < 0.7 else p for p in drawn[chosen.numpy()]]
+        seen = [*drawn[chosen[chosen < count].numpy()]]
+        seen += [*drawn_crowds[chosen[chosen >= count].numpy() - count]]
+        seen = [degrade(p, rng) if rng.random() < 0.7 else p for p in seen]
         made = checker(to_tensor(np.stack(seen)))
         losses = {name: F.cross_entropy(made[name], wanted[name][chosen]) for name in CLASSES}
         optimizer.zero_grad()
@@ -167,11 +181,11 @@ def trained() -> Checker:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=8)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--count", type=int, default=COUNT)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--minutes", type=positive_number, default=8)
+    parser.add_argument("--batch", type=whole_number, default=64)
+    parser.add_argument("--rate", type=positive_number, default=2e-3)
+    parser.add_argument("--count", type=whole_number, default=COUNT)
+    parser.add_argument("--threads", type=whole_number, default=2)
     parser.add_argument("--score", action="store_true", help="only score what is there")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -189,7 +203,10 @@ def main() -> None:
             end="",
         )
         print(f"{of_others[name].mean():.2%}, by chance {chance(held_out, name):.2%}")
+    many = crowds(500, COUNT)
+    told = right(trained(), np.stack([draw(scene) for scene in many]), many, ("count",))["count"]
+    print(f"more than {MOST}: told of {told.mean():.1%} of {len(many)} scenes of 4 or 5 things")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -11,7 +11,7 @@ any size.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -28,7 +28,7 @@ SETTINGS = (
 RADII = {"small": (0.16, 0.19), "medium": (0.20, 0.26), "large": (0.27, 0.33)}
 MOST = 3  # things in a scene
 COUNTS = tuple(range(1, MOST + 1))
-CROWDED = {1: 1.0, 2: 0.8, 3: 0.7}  # of the radius, by count
+CROWDED = {1: 1.0, 2: 0.8, 3: 0.7, 4: 0.6, 5: 0.55}  # of the radius, by count
 
 Array = np.ndarray
 
@@ -100,6 +100,13 @@ def random_scene(seed: int, held_out: bool = False) -> Scene:
         spots=_spots(count, size, rng),
         seed=int(rng.integers(2**31)),
     )
+
+
+def crowd(seed: int) -> Scene:
+    """Return a scene of four or five things, more than any caption tells: the judge learns of them."""
+    scene, rng = random_scene(seed), np.random.default_rng((seed, MOST))
+    size = SIZES[rng.integers(len(SIZES))]
+    return replace(scene, size=size, spots=_spots(MOST + int(rng.integers(1, 3)), size, rng))
 
 
 def _spots(count: int, size: str, rng: np.random.Generator) -> tuple[Spot, ...]:

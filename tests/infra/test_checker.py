@@ -63,6 +63,16 @@ def test_judges_attributes_apart(held_out):
             assert abs(hits.mean() - wanted) <= 0.03, (name, attribute)
 
 
+def test_more_things_than_asked_for_are_told():
+    """Four or five things are no three: at least 95 % of 300 such scenes, drawn for nothing else."""
+    scenes = checker.crowds(300, 1_000_000)
+    assert {scene.count for scene in scenes} == {4, 5}
+    drawn = np.stack([draw(scene) for scene in scenes])
+    found = checker.right(checker.trained(), drawn, scenes, tuple(checker.CLASSES))
+    for name, hits in found.items():
+        assert hits.mean() >= 0.95, name
+
+
 def test_larger_pictures_are_judged_reduced():
     """A scene drawn at 128 pixels is judged as the same at 64."""
     scenes = scene_list(TEST_SEED, 200, start=12_000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from infra import fast
-from infra.noise_solvers import write_tables
+from infra.reports import with_tables
 from tasks.job import SHALLOW_COST, SHALLOW_COST_SDXL
 from zs2 import ZS2Sampler
 from zs2.speed import SPEEDS, steps_of
@@ -29,7 +29,7 @@ def test_one_clip_is_measured():
     assert found["exact", "deep"][0] == found["exact", "pictures"][0] == fast.FRAMES * 2 * own
     assert len(fast.gains(found).splitlines()) == 2 + len(fast.VARIANTS)
     assert len(fast.costs(found).splitlines()) == 2 + len(fast.VARIANTS) * len(fast.SCORES)
-    assert "a table" in write_tables(fast.REPORT.read_text("utf-8"), {"fast": "a table"})
+    assert "a table" in with_tables(fast.REPORT.read_text("utf-8"), {"fast": "a table"})
 
 
 def test_what_plans_take_a_shallow_picture_for():

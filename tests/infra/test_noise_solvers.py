@@ -18,8 +18,8 @@ from infra.noise_solvers import (
     algorithm1_table,
     draw,
     moments_rows,
-    write_tables,
 )
+from infra.reports import with_tables
 from zs2.noise import LINE_SEARCH_ITERATIONS, dependency_noise
 
 SMALL, LARGE = SEEDS
@@ -90,13 +90,13 @@ def test_tables_go_to_their_places_and_nowhere_else():
     place is refused by its name."""
     report = "a\n<!-- one -->\nold\nolder\n<!-- /one -->\nb\n<!-- two -->\n<!-- /two -->\nc\n"
     tables = {"one": "| \\1 |", "two": "| y |"}
-    written = write_tables(report, tables)
+    written = with_tables(report, tables)
     assert written == (
         "a\n<!-- one -->\n| \\1 |\n<!-- /one -->\nb\n<!-- two -->\n| y |\n<!-- /two -->\nc\n"
     )
-    assert write_tables(written, tables) == written
+    assert with_tables(written, tables) == written
     with pytest.raises(ValueError, match="<!-- three -->"):
-        write_tables(report, {"three": ""})
+        with_tables(report, {"three": ""})
 
 
 def test_the_picture_is_the_same_each_time_and_small(tmp_path: Path):
