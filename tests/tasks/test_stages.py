@@ -236,7 +236,7 @@ def test_render_alone_tells_what_was_cut(models: WarmModels, tiny_job: TinyJob, 
     """A prompt longer than the encoder reads is a note of the report, as it is one of the ledger."""
     job = tiny_job(prompt="a " * 100)
     report = stages.render_alone(models, job, tmp_path / "long.mp4")
-    assert report["note"] == "prompt truncated: 102 tokens, the model reads 77"
+    assert report["note"] == "prompt truncated: 102 tokens, the model reads 16"
     assert "note" not in stages.render_alone(models, tiny_job("short"), tmp_path / "short.mp4")
 
 
