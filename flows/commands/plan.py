@@ -23,7 +23,7 @@ from tasks.plan import Catalogue, Plan, make_plan
 
 # UNet pictures a second of zs2-mini, one thread of a server core; measured by `zs2 plan`'s own
 # source of rates, a finished run's summary.json. Other models: --rate, or render a few rows first.
-MINI_PICTURES_PER_SECOND = 75.0
+MINI_PICTURES_PER_SECOND = 200.0
 
 # What compiling one shape of clips takes where none of it is kept from before: zs2-mini on a busy server
 # core (30 s on a quiet one, infra/performance.md). Larger models take longer.
