@@ -169,7 +169,7 @@ def test_a_clip_in_full(out: Path, open_page: OpenPage):
 def test_frame_by_frame(out: Path, open_page: OpenPage):
     """The keys , and . show the frame before and the next one, and no further than there are."""
     page = open_page(out, "#clip-h264")
-    page.wait_for_function("() => document.querySelector('#player').readyState >= 2")
+    page.wait_for_function("() => document.querySelector('#player')?.readyState >= 2")
     page.keyboard.press(" ")
     # at the last frame Chromium may say that it has ended
     at = f"Math.floor(document.querySelector('#player').currentTime * {FPS})"
@@ -479,7 +479,7 @@ def test_news_of_a_run(tmp_path: Path, open_page: OpenPage):
     assert "2 of 6 rows" in page.locator("#how").inner_text()
     page.get_by_label("Search").fill("square")
     page.locator('[data-id="c1"]').click()
-    page.wait_for_function("() => document.querySelector('#player').readyState >= 2")
+    page.wait_for_function("() => document.querySelector('#player')?.readyState >= 2")
     page.evaluate("document.querySelector('#player').mark = 1")
     write(4, "running")
     page.wait_for_function("() => document.querySelectorAll('article').length === 4")

@@ -473,9 +473,9 @@ def test_a_prompt_that_is_cut_is_told(tmp_path: Path) -> None:
     few = ["--set", "num_frames=1", "--set", "num_inference_steps=1", "-o", tmp_path / "a.mp4"]
     note = "prompt truncated: 62 tokens, the model reads 32"
     answer = zs2("sample", "a red star " * 20, *few, "--json")
-    assert json.loads(answer.stdout)["note"] == note and note in answer.stderr
+    assert json.loads(answer.out)["note"] == note and note in answer.err
     answer = zs2("sample", "a red star", *few, "--json")
-    assert "note" not in json.loads(answer.stdout) and "truncated" not in answer.stderr
+    assert "note" not in json.loads(answer.out) and "truncated" not in answer.err
 
 
 def test_output_that_nobody_reads(tmp_path: Path) -> None:
