@@ -69,6 +69,21 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
+def median_interval(values: Sequence[float]) -> dict[str, float]:
+    """`median`, and `low` and `high`: a 95 % interval of it, whatever the values' distribution.
+
+    Its ends are order statistics: so many values lie below the median as in coin tosses (normal
+    approximation of the sign test). Of few values it is all of them.
+    """
+    ordered = sorted(values)
+    beyond = max(0, int(len(ordered) / 2 - 0.98 * len(ordered) ** 0.5))
+    return {
+        "median": statistics.median(ordered),
+        "low": ordered[beyond],
+        "high": ordered[-1 - beyond],
+    }
+
+
 def spread_text(found: Mapping[str, float], digits: int = 3) -> str:
     """`spread` for people: the median, and from least to most."""
     low, high = (f"{found[name]:.{digits}f}" for name in ("least", "most"))

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline, TextToVideoZeroPipeline
 
 from flows.bench.machine import machine, machine_lines, matmul_peak
-from flows.bench.paired import in_turn, medians, ratios, spread, spread_text
+from flows.bench.paired import (
+    Timing,
+    in_turn,
+    median_interval,
+    medians,
+    ratios,
+    spread_text,
+    timed,
+)
 from flows.bench.pipelines import sampler_of, set_threads, synchronize
 from flows.bench.tables import markdown_table
 from flows.bench.work import counted
@@ -25,8 +34,7 @@ from zs2.sampler import ZS2Sampler
 PROMPT = "a red star over the sea at night"
 ZS2, PLAIN, ZERO = "zs2", "diffusers DDIM", "TextToVideoZero"
 COMPILED = "zs2 compiled"
-UNET_CALLS = 4  # of the ablation, a side and round
-ABLATION_ROUNDS = 3  # for each pair of clips
+ABLATION_CALLS = 16  # of the UNet, of each side, for each pair of clips
 
 
 def sampler(
@@ -113,7 +121,7 @@ def sampler(
         "first": first,
         "peak_flops": peak,
         "sides": found,
-        "momentum": _momentum(pipe, clip, ABLATION_ROUNDS * pairs, wait),
+        "momentum": _momentum(pipe, clip, ABLATION_CALLS * pairs, wait),
     }
 
 
@@ -180,7 +188,7 @@ def _zero(pipe: Any, frames: int, shared: Mapping[str, Any]) -> Callable[[], obj
 def _momentum(
     pipe: Any, clip: Mapping[str, Any], rounds: int, wait: Callable[[], object] | None
 ) -> dict[str, Any]:
-    """UNet calls of one segment, with momentum attention and with the model's own."""
+    """UNet calls of one segment, with momentum attention and with the model's own, by turns first."""
     unet, count = pipe.unet, clip["batch"]
     config = unet.config
     pictures = count * (2 if clip["guidance"] > 1 else 1)
@@ -192,25 +200,25 @@ def _momentum(
     step = torch.tensor(500, device=unet.device)
     state = MomentumState(ClipConfig(max(2, count)).momentums)
 
-    def calls() -> None:
-        for _ in range(UNET_CALLS):
-            state.reset()
-            state.enter_segment(0, count, count)
-            unet(latents, step, text, added_cond_kwargs=conditions, return_dict=False)
+    def call() -> None:
+        state.reset()
+        state.enter_segment(0, count, count)
+        unet(latents, step, text, added_cond_kwargs=conditions, return_dict=False)
 
-    def with_momentum() -> None:
-        with momentum_attention(unet, state):
-            calls()
-
-    calls()
-    with_momentum()
-    timings = in_turn({"with": with_momentum, "without": calls}, rounds, wait)
+    timings: dict[str, list[Timing]] = {"with": [], "without": []}
+    for number in range(rounds + 1):
+        for name in sorted(timings, reverse=number % 2 == 1):
+            ours = momentum_attention(unet, state) if name == "with" else nullcontext()
+            with ours:  # a clip enters it once, for all its calls
+                timing = timed(call, wait)
+            if number:  # the first warms up
+                timings[name].append(timing)
     both = list(zip(timings["with"], timings["without"], strict=True))
     return {
         "rounds": rounds,
-        **{name: medians(found)["seconds"] / UNET_CALLS for name, found in timings.items()},
-        "share": spread([1 - b.seconds / a.seconds for a, b in both]),
-        "cpu_share": spread([1 - b.cpu_seconds / a.cpu_seconds for a, b in both]),
+        **{name: medians(found)["seconds"] for name, found in timings.items()},
+        "share": median_interval([1 - b.seconds / a.seconds for a, b in both]),
+        "cpu_share": median_interval([1 - b.cpu_seconds / a.cpu_seconds for a, b in both]),
     }
 
 
@@ -296,6 +304,6 @@ def _momentum_line(found: Mapping[str, Any]) -> str:
     share, cpu = found["share"], found["cpu_share"]
     return (
         f"momentum attention: {share['median']:.1%} of a UNet call's {found['with'] * 1e3:.1f} ms "
-        f"({share['least']:.1%} to {share['most']:.1%} in {found['rounds']} pairs), "
+        f"(95 % interval {share['low']:.1%} to {share['high']:.1%}, {found['rounds']} pairs), "
         f"{cpu['median']:.1%} of its processor time"
     )
