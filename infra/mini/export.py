@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from infra.mini import export_clip, export_pipeline, export_sr
-from infra.mini.command import run
+from infra.mini.command import RecipeError, run
 from zs2.models import BUNDLED
 
 # By folder: what writes it, and the most bytes it may have, for it travels inside the package.
@@ -22,7 +22,7 @@ def export(name: str, root: Path = BUNDLED) -> int:
     """Write a model's folder and return its size in bytes.
 
     Raises:
-        ValueError: it is too large to ship.
+        RecipeError: it is too large to ship.
     """
     write, limit = EXPORTS[name]
     folder = root / name
@@ -33,7 +33,9 @@ def export(name: str, root: Path = BUNDLED) -> int:
         path.chmod(0o644)
     size = sum(path.stat().st_size for path in files)
     if size >= limit:
-        raise ValueError(f"{folder} has {size} bytes, expected fewer than {limit}")
+        raise RecipeError(
+            f"{folder}: expected fewer than {limit:,} bytes, found {size:,}; make it smaller"
+        )
     return size
 
 

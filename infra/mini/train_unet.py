@@ -67,7 +67,7 @@ def build(size: int = 64) -> UNet2DConditionModel:
         return UNet2DConditionModel(**ARCHITECTURE)
     larger: dict[str, Any] = {
         "sample_size": size // 8,
-        "block_out_channels": (96, 192, 256),
+        "block_out_channels": (96, 160, 224),
         "down_block_types": ("CrossAttnDownBlock2D",) * 3,
         "up_block_types": ("CrossAttnUpBlock2D",) * 3,
         "attention_head_dim": (4, 4, 4),

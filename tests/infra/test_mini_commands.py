@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from infra.mini import evaluate, export, train
+from infra.mini.command import RecipeError
 
 ROOT = Path(__file__).parents[2]
 
@@ -156,5 +157,5 @@ def test_an_export_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pyt
     assert export.export("zs2-mini", tmp_path) == 100
     assert (tmp_path / "zs2-mini" / "model.safetensors").stat().st_mode & 0o777 == 0o644
     monkeypatch.setitem(export.EXPORTS, "zs2-mini", (write, 100))
-    with pytest.raises(ValueError, match="has 100 bytes, expected fewer than 100"):
+    with pytest.raises(RecipeError, match="expected fewer than 100 bytes, found 100"):
         export.export("zs2-mini", tmp_path)

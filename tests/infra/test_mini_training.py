@@ -141,4 +141,4 @@ def test_the_recipe_does_both_sizes(size: int):
     latents = torch.zeros(1, CHANNELS, size // 8, size // 8)
     assert network(latents, 5, torch.zeros(1, 32, 128)).sample.shape == latents.shape
     parameters = sum(weight.numel() for weight in network.parameters())
-    assert parameters * 2 < (40e6 if size == 64 else 80e6)
+    assert parameters * 2 < 35e6  # bytes in half precision, beside the other networks' 5 MB
