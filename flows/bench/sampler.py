@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -103,11 +103,9 @@ def sampler(
     timings = in_turn(sides, pairs, wait)
     peak = matmul_peak(pipe.unet.device, pipe.unet.dtype)
     for name, side_found in found.items():
-        side_found |= medians(timings[name])
-        side_found["frames_per_second"] = frames / side_found["seconds"]
-        # on a CPU of the time that it had the cores: other work may have them, too
-        busy = side_found["seconds"] if wait else side_found["cpu_seconds"] / used
-        side_found["share"] = side_found["flops"] / busy / peak
+        side_found |= _rates(
+            side_found["flops"], timings[name], frames, peak, None if wait else used
+        )
         if name != first:
             side_found["ratio"] = ratios(timings[first], timings[name])
     return {
@@ -123,6 +121,17 @@ def sampler(
         "sides": found,
         "momentum": _momentum(pipe, clip, ABLATION_CALLS * pairs, wait),
     }
+
+
+def _rates(
+    flops: float, timings: Sequence[Timing], frames: int, peak: float, cores: int | None
+) -> dict[str, float]:
+    """Medians of a side, its frames a second and its share of the peak; `cores` None: a GPU's."""
+    found = medians(timings)
+    # on a CPU of the time that it had the cores: other work may have them, too
+    busy = found["cpu_seconds"] / cores if cores else found["seconds"]
+    rate = frames / found["seconds"]
+    return {**found, "frames_per_second": rate, "share": flops / busy / peak}
 
 
 def _device_name(pipe: Any) -> str:
