@@ -5,7 +5,7 @@ compressed at random, so that it judges what people would still recognise. It sh
 the diffusion model: neither weights nor latents nor its autoencoder.
 
     python -m infra.mini.checker --score           # what it says of drawn scenes
-    python -m infra.mini.checker --minutes 8       # train again; replaces checker.safetensors
+    python -m infra.mini.checker --minutes 9       # train again; replaces checker.safetensors
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def trained() -> Checker:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=positive_number, default=8)
+    parser.add_argument("--minutes", type=positive_number, default=9)
     parser.add_argument("--batch", type=whole_number, default=64)
     parser.add_argument("--rate", type=positive_number, default=2e-3)
     parser.add_argument("--count", type=whole_number, default=COUNT)

@@ -43,7 +43,7 @@ STAGES = {
     "decoder": Stage("train_autoencoder", 36, is_sized=True, options=("--decoder",)),
     "text": Stage("train_text", 6, "text.pt", is_counted=False),
     "unet": Stage("train_unet", 143, is_sized=True),
-    "checker": Stage("checker", 8, "checker.done"),
+    "checker": Stage("checker", 9, "checker.done"),
     "clip": Stage("train_clip", 12.5),
     "sr": Stage("train_sr", 42),
 }
