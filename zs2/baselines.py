@@ -21,7 +21,7 @@ from zs2.clip import Clip
 from zs2.conditions import EMBEDS
 from zs2.config import DEFAULTS, ClipConfig
 from zs2.noise import SQRT_E
-from zs2.request import Prompt, seeds_of, storyboards_of
+from zs2.request import Prompt, generator_of, seeds_of, storyboards_of
 from zs2.sampler import ZS2Sampler
 from zs2.schedulers import Part, part, step_index
 
@@ -167,11 +167,9 @@ def text2video_zero(
     storyboards = storyboards_of(prompt, embeds, num_videos_per_prompt)
     seeds = seeds_of(seed, len(storyboards), num_videos_per_prompt, generator)
     clips = [
-        run.clip(storyboard, generator or torch.Generator().manual_seed(clip_seed), latents)
-        for storyboard, clip_seed in zip(storyboards, seeds, strict=True)
+        replace(run.clip(storyboard, generator_of(own, generator), latents), seed=own)
+        for storyboard, own in zip(storyboards, seeds, strict=True)
     ]
-    if generator is None:
-        clips = [replace(clip, seed=s) for clip, s in zip(clips, seeds, strict=True)]
     return clips if isinstance(prompt, list) or num_videos_per_prompt > 1 else clips[0]
 
 

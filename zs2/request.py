@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,19 +14,39 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zs2 import noise as noise_models
-from zs2.arguments import Pictures, Video, is_one_clip, real, video_of, whole
+from zs2.arguments import Pictures, Video, is_one_clip, per_frame, real, video_of, whole
 from zs2.conditions import TextEncoding
 from zs2.config import ClipConfig
 from zs2.controlnet import Control
+from zs2.in_between import FineClip
 from zs2.models import ModelDefaults
 from zs2.noise import NoiseTrace
+from zs2.per_frame import Texts
 from zs2.relay import Share
 from zs2.schedulers import check_steps
 
 OUTPUT_TYPES = ("np", "pil", "latent")
 SEED_LIMIT = 2**63
+IP_ADAPTER = ("ip_adapter_image", "ip_adapter_image_embeds")
 
 Prompt = str | list[str]  # a storyboard is a list, one prompt a segment
+
+
+@dataclass(frozen=True)
+class OwnPart:
+    """What one clip of a call has of its own.
+
+    Attributes:
+        prompts: one, or one per segment; empty where its embeddings are given.
+        negative_prompt: None is none, "" an empty one: for SDXL they differ.
+        config: the call's, with the clip's own λ.
+        seed: None where the caller's generator draws.
+    """
+
+    prompts: tuple[str, ...]
+    negative_prompt: str | None
+    config: ClipConfig
+    seed: int | None
 
 
 @dataclass(frozen=True)
@@ -34,25 +54,24 @@ class Request:
     """What the clips of one call share.
 
     Attributes:
-        config: the clip.
+        config: the clip, but for its λ.
         call: arguments of the pipeline's own call.
-        negative_prompt: None is none, "" an empty one: for SDXL they differ.
         embeds: given text embeddings, by their diffusers names.
         text: how texts are encoded.
         controls: ControlNets with their clips.
         in_between: k: frames a gap, its first one included.
         share: the part of the clip to sample; None is all of it.
+        clips_per_call: clips that lie side by side in a UNet call.
 
     Raises:
         ValueError: more steps than the scheduler can take; in_between with what is given for the
             clip's own frames only; a share that is no run of segments, or of given latents; a speed
-            that does not go with editing.
+            that does not go with editing; several clips a call with what is one clip's.
     """
 
     config: ClipConfig
     call: dict[str, Any]
     text: TextEncoding
-    negative_prompt: str | None
     scheduler: str | None
     size: tuple[int, int]
     embeds: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
@@ -61,6 +80,7 @@ class Request:
     controls: Sequence[Control] = ()
     in_between: int = 1
     share: Share | None = None
+    clips_per_call: int = 1
 
     def __post_init__(self) -> None:
         if self.call.get("timesteps") is None and self.call.get("sigmas") is None:
@@ -87,6 +107,19 @@ class Request:
             raise ValueError(
                 f"in_between: expected 1 with {found[0]}, which says nothing of frames between "
                 f"others, found {self.in_between}; interpolate the finished frames instead"
+            )
+        given |= {
+            "in_between": self.in_between > 1,
+            "a share of a clip": self.share is not None,
+            "callback_on_step_end": self.call.get("callback_on_step_end") is not None,
+            "ip_adapter_image": any(self.call.get(name) is not None for name in IP_ADAPTER),
+            "long_prompt='chunk'": self.text.long_prompt == "chunk",  # texts of different lengths
+        }
+        found = [name for name, is_given in given.items() if is_given]
+        if self.clips_per_call > 1 and found:
+            raise ValueError(
+                f"clips_per_call: expected 1 with {found[0]}, which one clip has to itself, found "
+                f"{self.clips_per_call}"
             )
 
 
@@ -143,8 +176,8 @@ def check_output_type(name: str) -> None:
         raise ValueError(f"output_type: expected one of {OUTPUT_TYPES}, found {name!r}")
 
 
-def seeds_of(seed: Any, count: int, copies: int, generator: Any) -> list[int]:
-    """A seed a clip; the copies of a prompt count on from its own.
+def seeds_of(seed: Any, count: int, copies: int, generator: Any) -> Sequence[int | None]:
+    """A seed a clip; the copies of a prompt count on from its own. None where the generator draws.
 
     Args:
         seed: one number, one a clip, or None to draw them.
@@ -158,7 +191,7 @@ def seeds_of(seed: Any, count: int, copies: int, generator: Any) -> list[int]:
         raise ValueError(f"generator: expected a torch.Generator, found {generator!r}")
     if seed is None:
         if generator is not None:
-            return [0] * count  # not used: the caller's generator draws
+            return [None] * count  # the caller's generator draws
         return [int(s) for s in torch.randint(SEED_LIMIT - 1, (count,))]
     clips = count // copies
     several = isinstance(seed, Sequence) or getattr(seed, "ndim", 0) == 1
@@ -170,6 +203,54 @@ def seeds_of(seed: Any, count: int, copies: int, generator: Any) -> list[int]:
         if value >= SEED_LIMIT:
             raise ValueError(f"seed: expected 0 ≤ seed < 2^63, found {value}")
     return seeds
+
+
+def generator_of(seed: int | None, given: torch.Generator | None) -> torch.Generator:
+    """A clip's own generator: the one given, else a fresh one of its seed."""
+    if given is not None:
+        return given
+    assert seed is not None, "a clip without a seed has its caller's generator"
+    return torch.Generator().manual_seed(seed)
+
+
+def own_parts(
+    config: ClipConfig,
+    storyboards: Sequence[tuple[str, ...]],
+    copies: int,
+    kl_target: Any,
+    negative_prompt: Any,
+    seeds: Sequence[int | None],
+) -> list[OwnPart]:
+    """What each clip has of its own.
+
+    Args:
+        config: with any λ.
+        copies: of each prompt, one behind the other.
+        kl_target: see `ClipConfig`, of all clips, or a list of such lists, one per prompt.
+        negative_prompt: one text or None, or a list with one per prompt.
+
+    Raises:
+        ValueError: another number of them than of prompts, or no λ.
+    """
+    prompts = len(storyboards) // copies
+    targets, unwanted = [kl_target], [negative_prompt]
+    if isinstance(kl_target, list | tuple) and any(hasattr(each, "__len__") for each in kl_target):
+        targets = list(kl_target)
+    if isinstance(negative_prompt, list | tuple):
+        unwanted = list(negative_prompt)
+    for name, found in (("kl_target", targets), ("negative_prompt", unwanted)):
+        if len(found) not in (1, prompts):
+            raise ValueError(f"{name}: expected one per clip ({prompts}), found {len(found)}")
+    configs = [replace(config, kl_target=per_frame("kl_target", target)) for target in targets]
+    return [
+        OwnPart(
+            storyboard,
+            unwanted[number // copies % len(unwanted)],
+            configs[number // copies % len(configs)],
+            seed,
+        )
+        for number, (storyboard, seed) in enumerate(zip(storyboards, seeds, strict=True))
+    ]
 
 
 def size_of(
@@ -278,3 +359,23 @@ def draw_noise(
     assert config.alpha is not None  # checked by the config
     model = noise_models.mixed_noise if config.noise == "mixed" else noise_models.progressive_noise
     return model(shape, n, config.alpha, generator)
+
+
+def conditions_of(
+    clip: OwnPart, request: Request, fine: FineClip, texts: Texts | None
+) -> dict[str, Tensor]:
+    """The text arguments of the pipeline's call for one clip: one row for each of its frames.
+
+    Args:
+        texts: takes the texts themselves; see `TextEncoding.conditions`.
+    """
+    n = request.config.num_frames
+    prompt_of = clip.config.frame_prompts(clip.prompts) if clip.prompts else [0] * n
+    return request.text.conditions(
+        clip.prompts,
+        fine.nearest(prompt_of),
+        clip.negative_prompt,
+        request.call["guidance_scale"] > 1,
+        {k: fine.own(v) if len(v) == n else v for k, v in request.embeds.items()},
+        texts,
+    )

@@ -1,14 +1,13 @@
 """`ZS2Sampler`: ZS² around a diffusers pipeline, which it leaves unharmed.
 
-One clip after the other: draw the dependency noise, open the contexts (momentum attention, segments,
-scheduler), let the pipeline denoise all frames as one batch, decode frame by frame.
+One clip after the other, or some side by side: draw the dependency noise, open the contexts (momentum
+attention, segments, scheduler), let the pipeline denoise all frames as one batch, decode frame by frame.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
@@ -19,36 +18,36 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from zs2.arguments import Pictures, check_names, per_frame, real, whole
-from zs2.attention import momentum_attention
 from zs2.clip import Clip
-from zs2.compiled import compiled, prepare
+from zs2.compiled import prepare
 from zs2.conditions import EMBEDS, TextEncoding, source_latents
 from zs2.config import DEFAULTS, ClipConfig
-from zs2.controlnet import ControlRun, check_fits, check_pipeline, picture_pipeline
+from zs2.controlnet import check_pipeline, picture_pipeline
 from zs2.decoding import decode
+from zs2.denoising import denoising
 from zs2.in_between import FineClip
 from zs2.models import ModelDefaults, describe, load_pipeline
-from zs2.noise import NoiseTrace
 from zs2.per_frame import Texts
 from zs2.relay import Share
 from zs2.request import (
+    OwnPart,
     Prompt,
     Request,
     check_latents,
     check_output_type,
+    conditions_of,
     controls_of,
     defaults_of,
     draw_noise,
+    generator_of,
+    own_parts,
     seeds_of,
     size_of,
     source_of,
     storyboards_of,
 )
-from zs2.reuse import shortcuts
-from zs2.schedulers import scheduling
-from zs2.segments import segmented
-from zs2.speed import SPEEDS, steps_of
-from zs2.text_attention import text_attention
+from zs2.schedulers import StepNoise
+from zs2.speed import steps_of
 from zs2.text_cache import TextCache
 
 
@@ -120,7 +119,7 @@ class ZS2Sampler:
         self,
         prompt: str | list[Prompt] | None,
         *,
-        negative_prompt: str | None = None,
+        negative_prompt: str | Sequence[str | None] | None = None,
         num_videos_per_prompt: int = 1,
         seed: int | Sequence[int] | None = None,
         generator: torch.Generator | None = None,
@@ -129,7 +128,7 @@ class ZS2Sampler:
         chain: str = DEFAULTS.chain,
         noise: str = DEFAULTS.noise,
         alpha: float | None = DEFAULTS.alpha,
-        kl_target: float | Sequence[float] = DEFAULTS.kl_target,
+        kl_target: float | Sequence[Any] = DEFAULTS.kl_target,
         solver: str = DEFAULTS.solver,
         noise_candidates: int = DEFAULTS.noise_candidates,
         momentum: float | Sequence[float] = DEFAULTS.momentum,
@@ -152,6 +151,7 @@ class ZS2Sampler:
         video: Pictures | None = None,
         in_between: int = 1,
         share: Share | None = None,
+        clips_per_call: int = 1,
         output_type: str = "np",
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         **pipe_kwargs: Any,
@@ -162,12 +162,12 @@ class ZS2Sampler:
             prompt: one clip's prompt; or a list of clips, each a prompt or a storyboard (a list with
                 one prompt per segment): ["a", "b"] are two clips, [["a", "b"]] is one of two segments.
                 None where `prompt_embeds` are given.
-            negative_prompt: None is none, which SDXL tells from an empty one.
+            negative_prompt: None is none, which SDXL tells from an empty one; or a list, one per clip.
             num_videos_per_prompt: k > 1 gives k clips of each prompt, of seeds seed … seed+k−1.
             seed: of the clip, 0 ≤ seed < 2^63, or a list with one per clip; drawn when absent.
             generator: instead of `seed`, the caller's own; several clips draw from it in turn.
             num_frames, segment_frames, chain, noise, alpha, kl_target, solver, noise_candidates,
-                momentum, speed: see `ClipConfig`.
+                momentum, speed: see `ClipConfig`. kl_target may be a list of such lists, one per clip.
             height, width: pixels, multiples of 8; default the model's, or those of `video`.
             num_inference_steps, guidance_scale: default the model's own, else its pipeline's.
             scheduler: a short name of `zs2.schedulers`; default the pipeline's own. For steps and
@@ -182,6 +182,9 @@ class ZS2Sampler:
             video: the clip that InstructPix2Pix edits, of the same form.
             in_between: k > 1 samples k − 1 more frames between neighbours (`zs2.in_between`).
             share: sample these frames of the clip alone (`zs2.relay`); of several clips one call each.
+            clips_per_call: k > 1 denoises k clips side by side, every UNet call k times as large, the
+                last one filled up: faster where one clip leaves the hardware idle. It decides a
+                clip's last bits; which clips share a call does not.
             output_type: `np` (uint8 frames), `pil` (as `np`; see `Clip.images`) or `latent`.
             **pipe_kwargs: for the pipeline's own call: prompt_embeds and its like (one row, or one a
                 frame), eta, guidance_rescale, cross_attention_kwargs, ip_adapter_image,
@@ -203,19 +206,18 @@ class ZS2Sampler:
             chain=chain,
             noise=noise,
             alpha=alpha,
-            kl_target=per_frame("kl_target", kl_target),
             solver=solver,
             noise_candidates=whole("noise_candidates", noise_candidates),
             momentum=per_frame("momentum", momentum),
             speed=speed,
         )
         check_output_type(output_type)
-        own = self.defaults
+        defaults = self.defaults
         steps = num_inference_steps
         if steps is None and any(pipe_kwargs.get(name) for name in ("timesteps", "sigmas")):
-            steps = own.num_inference_steps  # named, in other words
-        scheduler, steps = steps_of(speed, scheduler, steps, own.num_inference_steps)
-        guidance = own.guidance_scale if guidance_scale is None else guidance_scale
+            steps = defaults.num_inference_steps  # named, in other words
+        scheduler, steps = steps_of(speed, scheduler, steps, defaults.num_inference_steps)
+        guidance = defaults.guidance_scale if guidance_scale is None else guidance_scale
         call: dict[str, Any] = {
             **pipe_kwargs,
             "num_inference_steps": whole("num_inference_steps", steps),
@@ -230,7 +232,6 @@ class ZS2Sampler:
             config,
             call,
             TextEncoding(self.pipe, long_prompt, clip_skip, lora_scale, second, kept),
-            negative_prompt,
             scheduler,
             size_of(self.pipe, height, width, source),
             embeds,
@@ -251,19 +252,24 @@ class ZS2Sampler:
             ),
             whole("in_between", in_between),
             share,
+            size := whole("clips_per_call", clips_per_call),
         )
-        num_videos_per_prompt = whole("num_videos_per_prompt", num_videos_per_prompt)
-        storyboards = storyboards_of(prompt, embeds, num_videos_per_prompt)
-        seeds = seeds_of(seed, len(storyboards), num_videos_per_prompt, generator)
+        if generator is not None and size > 1:  # its numbers would depend on the clips beside
+            raise ValueError(
+                f"clips_per_call: expected 1 with a generator, found {size}; give seeds"
+            )
+        copies = whole("num_videos_per_prompt", num_videos_per_prompt)
+        storyboards = storyboards_of(prompt, embeds, copies)
+        seeds = seeds_of(seed, len(storyboards), copies, generator)
+        own = own_parts(config, storyboards, copies, kl_target, negative_prompt, seeds)
         clips = [
-            self._sample(pipe, prompts, request, generator or torch.Generator().manual_seed(s))
-            for prompts, s in zip(storyboards, seeds, strict=True)
+            clip
+            for start in range(0, len(own), size)
+            for clip in self._sample(pipe, own[start : start + size], request, generator)
         ]
-        if generator is None:
-            clips = [replace(clip, seed=s) for clip, s in zip(clips, seeds, strict=True)]
         if output_type != "latent":
             clips = [replace(clip, frames=self.decode(clip.latents)) for clip in clips]
-        return clips if isinstance(prompt, list | tuple) or num_videos_per_prompt > 1 else clips[0]
+        return clips if isinstance(prompt, list | tuple) or copies > 1 else clips[0]
 
     def decode(
         self, latents: Float[Tensor, "frame channel h w"]
@@ -272,80 +278,52 @@ class ZS2Sampler:
         return decode(self.pipe, latents)
 
     def _sample(
-        self, pipe: Any, prompts: tuple[str, ...], request: Request, generator: torch.Generator
-    ) -> Clip:
-        config, call, n = request.config, dict(request.call), request.config.num_frames
+        self,
+        pipe: Any,
+        clips: Sequence[OwnPart],
+        request: Request,
+        generator: torch.Generator | None,
+    ) -> list[Clip]:
+        """The clips of one batch, (clip frame); where they are fewer, the last one fills it up."""
+        n, call = request.config.num_frames, dict(request.call)
+        is_alone = request.clips_per_call == 1
+        batch = [*clips, *[clips[-1]] * (request.clips_per_call - len(clips))]
         height, width = request.size
         scale = pipe.vae_scale_factor
         shape = (pipe.vae.config.latent_channels, height // scale, width // scale)
-        latents, trace = request.latents, None
-        if latents is None:
-            latents, trace = draw_noise(config, shape, generator)
-        check_latents(latents, (n, *shape))
+        generators = [generator_of(clip.seed, generator) for clip in batch]
+        latents = [] if request.latents is None else [request.latents]
+        noises: list[StepNoise] = []
+        if not latents:
+            drawn = [draw_noise(c.config, shape, g) for c, g in zip(batch, generators, strict=True)]
+            latents = [noise for noise, _ in drawn]
+            own = [None] if is_alone else generators
+            noises = [StepNoise(trace, g) for (_, trace), g in zip(drawn, own, strict=True)]
+        check_latents(latents[0], (n, *shape))
         share = request.share
-        fine = FineClip(config, request.in_between, share and (share.start, share.stop))
+        fine = FineClip(request.config, request.in_between, share and (share.start, share.stop))
         if request.video is None:
             call |= {"height": height, "width": width}
         else:
             call["image"] = source_latents(pipe, fine.own(request.video), height, width)
         # a callback may look at the embeddings themselves
         texts = None if call["callback_on_step_end"] else Texts()
-        call |= request.text.conditions(
-            prompts,
-            fine.nearest(config.frame_prompts(prompts) if prompts else [0] * n),
-            request.negative_prompt,
-            call["guidance_scale"] > 1,
-            {k: fine.own(v) if len(v) == n else v for k, v in request.embeds.items()},
-            texts,
-        )
-        with self._zs2(pipe, request, fine, trace, texts):
+        conditions = [conditions_of(clip, request, fine, texts) for clip in batch]
+        call |= {name: torch.cat([each[name] for each in conditions]) for name in conditions[0]}
+        batched = torch.cat([fine.spread(noise) for noise in latents])
+        with denoising(pipe, request, fine, noises, texts, self.is_compiled):
             result = pipe(
                 **call,
-                latents=fine.spread(latents).to(call["prompt_embeds"].dtype),
-                generator=generator,
+                latents=batched.to(call["prompt_embeds"].dtype),
+                generator=generators[0] if is_alone else None,
                 output_type="latent",
             )
-        return Clip(None, fine.in_order(result.images), prompts, None, trace)
-
-    def _zs2(
-        self,
-        pipe: Any,
-        request: Request,
-        fine: FineClip,
-        trace: NoiseTrace | None,
-        texts: Texts | None,
-    ) -> ExitStack:
-        """Momentum attention, segments and scheduler, in place while the context is open."""
-        config = request.config
-        state, n, m = fine.state(), fine.num_frames, config.frames_per_call
-        control, schedule = None, lambda: pipe.scheduler.timesteps
-        several = config.num_frames > 1  # one is its own average: its attention stays the user's
-        with ExitStack() as contexts:
-            if several:
-                contexts.enter_context(momentum_attention(pipe.unet, state))
-            if self.is_compiled:
-                contexts.enter_context(compiled(pipe.unet, request.in_between))
-            for i, guide in enumerate(request.controls):
-                check_fits(guide.net, pipe.unet)
-                if several:
-                    contexts.enter_context(momentum_attention(guide.net, state, f"controlnet.{i}."))
-            if request.controls:
-                guides = [
-                    replace(guide, frames=fine.own(guide.frames)) for guide in request.controls
-                ]
-                control = ControlRun(guides, *request.size, schedule)
-            if several and not self.is_compiled:  # compiled blocks project their texts themselves
-                is_held = request.call["callback_on_step_end"] is None
-                contexts.enter_context(text_attention(pipe.unet, state, is_held))
-            nets = [guide.net for guide in request.controls]
-            taken = contexts.enter_context(
-                shortcuts(SPEEDS[config.speed], pipe.unet, nets, schedule)
-            )
-            contexts.enter_context(
-                segmented(pipe.unet, n, m, state, control, fine.plan, request.share, taken, texts)
-            )
-            contexts.enter_context(scheduling(pipe, request.scheduler, trace, fine))
-            return contexts.pop_all()
+        found = [fine.in_order(frames) for frames in result.images.chunk(len(batch))]
+        traces = [noise.trace for noise in noises] or [None]
+        return [
+            Clip(None, frames if is_alone else frames.clone(), clip.prompts, clip.seed, trace)
+            for frames, clip, trace in zip(found, clips, traces, strict=False)
+        ]
 
 
 _ARGUMENTS = tuple(inspect.signature(ZS2Sampler.__call__).parameters)

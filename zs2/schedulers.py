@@ -4,11 +4,11 @@ parts."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffusers
 import torch
@@ -82,18 +82,31 @@ def _can_take(scheduler: Any, steps: int) -> bool:
     return not is_past and (steps == 1 or float(moments.max()) > float(moments.min()))
 
 
-class _FollowClip(TorchFunctionMode):
-    """Answers `torch.randn` of a whole clip with noise correlated over its frames.
+class StepNoise(NamedTuple):
+    """Where a clip has the noise of its steps from.
+
+    Attributes:
+        trace: what it follows from frame to frame.
+        generator: what draws it; None is the one that the pipeline passes to its scheduler.
+    """
+
+    trace: NoiseTrace
+    generator: torch.Generator | None = None
+
+
+class _FollowClips(TorchFunctionMode):
+    """Answers `torch.randn` of a whole batch with noise correlated over each clip's frames.
 
     Schedulers draw their step noise by a plain `torch.randn` over the batch; only that call is
     answered, and only in the thread that steps.
     """
 
-    def __init__(self, trace: NoiseTrace, fine: FineClip | None) -> None:
+    def __init__(self, noises: Sequence[StepNoise], fine: FineClip | None) -> None:
         super().__init__()
-        self.trace = trace
+        self.noises = noises
         self.fine = fine
-        self.num_frames = len(trace.alpha) + 1 if fine is None else fine.num_frames
+        num_frames = len(noises[0].trace.alpha) + 1 if fine is None else fine.num_frames
+        self.pictures = num_frames * len(noises)
 
     def __torch_function__(
         self,
@@ -103,17 +116,25 @@ class _FollowClip(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         options = dict(kwargs or {})
-        if func is torch.randn and self._is_clip(args):
+        if func is torch.randn and self._is_batch(args):
             channel, height, width = args[0][1:]
-            noise = step_noise((channel, height, width), self.trace, options.get("generator"))
+            drawn = [
+                step_noise((channel, height, width), trace, own or options.get("generator"))
+                for trace, own in self.noises
+            ]
             if self.fine is not None:
-                noise = self.fine.spread(noise)
-            return noise.to(options.get("device"), options.get("dtype"))
+                drawn = [self.fine.spread(noise) for noise in drawn]
+            return torch.cat(drawn).to(options.get("device"), options.get("dtype"))
+        if len(self.noises) > 1 and func in (torch.randn, torch.randn_like):
+            raise ValueError(
+                "clips_per_call: expected 1 with a scheduler that draws noise for less than a whole "
+                f"batch, which no clip's seed decides, found {len(self.noises)}"
+            )
         return func(*args, **options)
 
-    def _is_clip(self, args: tuple[Any, ...]) -> bool:
+    def _is_batch(self, args: tuple[Any, ...]) -> bool:
         shape = args[0] if args else ()
-        return isinstance(shape, tuple | list) and len(shape) == 4 and shape[0] == self.num_frames
+        return isinstance(shape, tuple | list) and len(shape) == 4 and shape[0] == self.pictures
 
 
 @dataclass
@@ -194,24 +215,25 @@ def _running(scheduler: Any, steps: Part) -> Generator[None]:
 
 @contextmanager
 def scheduling(
-    pipe: Any, name: str | None, trace: NoiseTrace | None, fine: FineClip | None = None
+    pipe: Any, name: str | None, noises: Sequence[StepNoise], fine: FineClip | None = None
 ) -> Generator[None]:
-    """Give `pipe` a fresh scheduler whose step noise follows `trace`; put its own back afterwards.
+    """Give `pipe` a fresh scheduler whose step noise follows that of its clips; put its own back
+    afterwards.
 
-    Frames between the clip's own, those of `fine`, have theirs between its. With `trace` None (latents
-    given by the user, one frame) the scheduler draws as it always does. Within `part` the scheduler
-    may be one that goes on, and runs a part of its schedule.
+    Frames between a clip's own, those of `fine`, have theirs between its. Without `noises` (latents
+    given by the user), and for a clip of one frame alone, the scheduler draws as it always does. Within
+    `part` the scheduler may be one that goes on, and runs a part of its schedule.
     """
     original = pipe.scheduler
     steps = _part.get()
     scheduler = (steps and steps.scheduler) or make_scheduler(name, original)
     running = nullcontext() if steps is None else _running(scheduler, steps)
-    if trace is not None and len(trace.alpha):
+    if len(noises) > 1 or any(len(noise.trace.alpha) for noise in noises):
         step = scheduler.step
 
         @functools.wraps(step)  # pipelines look at its signature for `generator` and `eta`
         def follow(*args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, ...]:
-            with _FollowClip(trace, fine):
+            with _FollowClips(noises, fine):
                 return step(*args, **kwargs)
 
         scheduler.step = follow

@@ -68,14 +68,16 @@ def segmented(
     share: Share | None = None,
     taken: Shortcuts | None = None,
     texts: Texts | None = None,
+    clips: int = 1,
 ) -> Generator[None]:
     """Run `unet` in segments, or in the calls of `plan`, carrying `state` through them.
 
     `control` runs inside the same segments, before each UNet call, and gives it residuals. Where the
     batch holds a `share` of the clip, what `state` begins and ends with passes through it; where it holds
     the numbers of `texts`, each call has the texts themselves. `taken` may leave guidance copies out, for
-    which the prompt's own answers then. The number of frames is given, never guessed from the batch; a
-    batch that is not a multiple of it raises ValueError.
+    which the prompt's own answers then. Several `clips` lie side by side inside each guidance copy, and
+    each has averages of its own. The number of frames is given, never guessed from the batch; a batch
+    that is not a multiple of it raises ValueError.
     """
     whole: Callable[..., Any] = unet.forward
     plan = plan or segments(num_frames, segment_frames)
@@ -104,7 +106,7 @@ def segmented(
             state.carried.update(share.receive(call))
         if control is not None:
             control.next_step()
-        first = 0 if taken is None else taken.next_call(copies)
+        first = 0 if taken is None else taken.next_call(copies // clips) * clips
         prediction: Tensor | None = None
         for segment in plan:
             state.enter_segment(segment.start, segment.count, segment.padded_count)
@@ -138,7 +140,7 @@ def segmented(
             share.send(call, dict(state.carried))
         assert prediction is not None, "a clip has a segment"
         if first:  # equal copies: guidance then adds their difference, 0
-            prediction = prediction.expand(copies, *prediction.shape[1:])
+            prediction = torch.cat([prediction] * (copies // clips))
         whole_clip = prediction.flatten(0, 1)
         return UNet2DConditionOutput(sample=whole_clip) if return_dict else (whole_clip,)
 

@@ -50,10 +50,13 @@ class TextState:
     Args:
         holds: from one denoising step to the next. Not where the user's callback runs between them: it
             may change the weights.
+        apart: equal texts of two clips of a call are two, so that what one clip reads does not decide
+            how many are projected together, and with it the last bits of the other.
     """
 
-    def __init__(self, holds: bool = True) -> None:
+    def __init__(self, holds: bool = True, apart: bool = False) -> None:
         self.holds = holds
+        self.apart = apart
         self.texts: _Texts | None = None
         self._clip: tuple[Tensor | None, int] = (None, 0)
         self._calls: dict[tuple[int, int], _Texts] = {}
@@ -81,7 +84,9 @@ class TextState:
         call = segment.start, len(text)  # guidance may end before the clip does
         found = self._calls.get(call)
         if found is None:
-            found = self._calls[call] = self._known(_distinct(text, segment.padded_count))
+            found = self._calls[call] = self._known(
+                _distinct(text, segment.padded_count, self.apart)
+            )
         self.texts = found
         self._held[id(found)] = found
         self._held.move_to_end(id(found))
@@ -115,12 +120,12 @@ class TextState:
         return texts
 
 
-def _distinct(text: Float[Tensor, "batch token feature"], padded_count: int) -> _Texts:
-    """Neighbouring rows that are equal are one text."""
-    if text.is_meta:  # no data to compare: one text a copy, as most clips have
-        begins = [number % padded_count == 0 for number in range(len(text))]
-    else:
-        begins = [True, *(text[1:] != text[:-1]).flatten(1).any(1).tolist()]
+def _distinct(text: Float[Tensor, "batch token feature"], padded_count: int, apart: bool) -> _Texts:
+    """Neighbouring rows that are equal are one text, but for those of two copies `apart`."""
+    begins = [number % padded_count == 0 for number in range(len(text))]
+    if not text.is_meta:  # no data to compare there: one text a copy, as most clips have
+        differs = [True, *(text[1:] != text[:-1]).flatten(1).any(1).tolist()]
+        begins = [new or (apart and edge) for new, edge in zip(differs, begins, strict=True)]
     numbers = [number for number, is_new in enumerate(begins) if is_new]
     first = torch.tensor(numbers, device=text.device)
     row = torch.tensor([count - 1 for count in accumulate(begins)], device=text.device)
@@ -171,7 +176,9 @@ class TextAttnProcessor:
 
 
 @contextmanager
-def text_attention(unet: Any, state: MomentumState, holds: bool = True) -> Generator[None]:
+def text_attention(
+    unet: Any, state: MomentumState, holds: bool = True, apart: bool = False
+) -> Generator[None]:
     """Give every cross-attention (`attn2`) of a UNet its keys and values while the context is open, of the
     texts that `state.texts` is told of (`zs2.segments`).
 
@@ -180,7 +187,7 @@ def text_attention(unet: Any, state: MomentumState, holds: bool = True) -> Gener
     model has its own processors back afterwards, also after an exception.
     """
     originals: Mapping[str, Any] = dict(unet.attn_processors)
-    state.texts = texts = TextState(holds)
+    state.texts = texts = TextState(holds, apart)
     unet.set_attn_processor(
         {
             name: TextAttnProcessor(name, inner, texts)
