@@ -20,6 +20,7 @@ from flows.options import (
     CANNOT_GO_ON,
     OK,
     AllowOption,
+    ClipsPerCallOption,
     DtypeOption,
     EngineOption,
     InputRootOption,
@@ -87,6 +88,7 @@ def render(
     trust_pickle: TrustOption = None,
     dtype: DtypeOption = "auto",
     engine: EngineOption = "eager",
+    clips_per_call: ClipsPerCallOption = 1,
     safety_checker: SafetyOption = "on",
     samplers: Annotated[
         int | None, typer.Option(help="Sampler actors; default one a GPU, or one a CPU core.")
@@ -136,6 +138,7 @@ def render(
         trust_pickles=trust_pickle or [],
         dtype=dtype,
         engine=engine,
+        clips_per_call=clips_per_call,
         safety_checker=run_command.switch("--safety-checker", safety_checker),
         samplers=samplers,
         threads=threads,
@@ -181,6 +184,7 @@ def sample(
     trust_pickle: TrustOption = None,
     dtype: DtypeOption = "auto",
     engine: EngineOption = "eager",
+    clips_per_call: ClipsPerCallOption = 1,
     safety_checker: SafetyOption = "on",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     quiet: QuietOption = False,
@@ -201,6 +205,7 @@ def sample(
         trust_pickles=trust_pickle or [],
         dtype=dtype,
         engine=engine,
+        clips_per_call=clips_per_call,
         safety_checker=safety_checker,
         threads=threads,
     )
@@ -226,6 +231,7 @@ def plan(
     trust_pickle: TrustOption = None,
     dtype: DtypeOption = "auto",
     engine: EngineOption = "eager",
+    clips_per_call: ClipsPerCallOption = 1,
     samplers: Annotated[int, typer.Option(help="Devices to divide the work among.")] = 1,
     rate: Annotated[
         float | None,
@@ -238,6 +244,10 @@ def plan(
         typer.Option(
             help="Of the engine compiled, as zs2 bench sampler --engine compiled finds it."
         ),
+    ] = 1.0,
+    clips_gain: Annotated[
+        float,
+        typer.Option(help="Of --clips-per-call, as zs2 bench sampler --clips-per-call finds it."),
     ] = 1.0,
     price_per_hour: PriceOption = None,
     as_json: JsonOption = False,
@@ -254,9 +264,11 @@ def plan(
         trust_pickles=trust_pickle or [],
         dtype=dtype,
         engine=engine,
+        clips_per_call=clips_per_call,
         samplers=samplers,
         rate=rate,
         compiled_gain=compiled_gain,
+        clips_gain=clips_gain,
         price_per_hour=price_per_hour,
     )
     print(

@@ -8,6 +8,7 @@ import typer
 
 from flows.options import (
     AllowOption,
+    ClipsPerCallOption,
     DtypeOption,
     EngineOption,
     InputRootOption,
@@ -42,6 +43,7 @@ def dataset(
     trust_pickle: TrustOption = None,
     dtype: DtypeOption = "auto",
     engine: EngineOption = "eager",
+    clips_per_call: ClipsPerCallOption = 1,
     safety_checker: SafetyOption = "on",
     samplers: Annotated[
         int | None, typer.Option(help="Sampler actors; default one a GPU, or one a CPU core.")
@@ -70,6 +72,7 @@ def dataset(
         trust_pickles=trust_pickle or [],
         dtype=dtype,
         engine=engine,
+        clips_per_call=clips_per_call,
         safety_checker=run_command.switch("--safety-checker", safety_checker),
         samplers=samplers,
         threads=threads,

@@ -46,6 +46,12 @@ EngineOption = Annotated[
         help="eager, or compiled: faster after the minutes that torch takes to compile; other last bits."
     ),
 ]
+ClipsPerCallOption = Annotated[
+    int,
+    typer.Option(
+        help="Clips side by side in a UNet call, of rows that can share one; other last bits."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 SafetyOption = Annotated[

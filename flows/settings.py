@@ -60,6 +60,12 @@ class RenderSettings(BaseModel):
         description="compiled: the UNet's blocks compiled by torch, which takes minutes at first; other "
         "last bits, so other clips.",
     )
+    clips_per_call: int = Field(
+        1,
+        ge=1,
+        description="Clips side by side in a UNet call, of rows that agree in all but prompt, "
+        "negative_prompt, seed and kl_target; other last bits, so other clips.",
+    )
     keep_latents: bool = Field(
         False, description="Keep sampled latents: a change of post-processing needs no sampling."
     )
@@ -114,7 +120,7 @@ class RenderSettings(BaseModel):
 
     def computing(self) -> Engine:
         """How the sampler computes."""
-        return Engine(self.dtype, self.safety_checker, self.engine)
+        return Engine(self.dtype, self.safety_checker, self.engine, self.clips_per_call)
 
     def cluster(self) -> Cluster:
         """Where to compute: the settings, else RAY_ADDRESS, else this machine."""

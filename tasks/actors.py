@@ -28,6 +28,7 @@ from tasks import sampling, stages
 from tasks.allocator import keep_freed_memory
 from tasks.best_of import sample_best
 from tasks.chunks import Frames, StageError
+from tasks.companions import Companions
 from tasks.disk import DiskFullError, lacks_room, write_with_room
 from tasks.handover import Line
 from tasks.job import Job
@@ -35,6 +36,7 @@ from tasks.out_of_memory import Fallbacks, OutOfMemory
 from tasks.overheard import overheard
 from tasks.post import wants_gpu
 from tasks.previews import needs_preview, write_preview
+from tasks.sampling import Sampled
 from tasks.share import sample_share
 from tasks.startup import POST_NICENESS, SAMPLER_NICENESS, make_way
 from tasks.warm import WarmModels
@@ -116,6 +118,7 @@ class SamplerActor:
         self.folder = RunFolder(root)
         self.models = WarmModels()
         self.fallbacks = Fallbacks()
+        self.companions = Companions()
         make_way(SAMPLER_NICENESS)
 
     def warm_up(self, job: Job) -> None:
@@ -126,19 +129,21 @@ class SamplerActor:
     @overheard  # outside: Ray reads what is beneath
     @ray.method(num_returns="streaming")
     def run(
-        self, job: Job, chunks: None, line: Line | None = None
+        self, job: Job, chunks: None, line: Line | None = None, others: Sequence[Job] = ()
     ) -> Generator[Frames | Report | StageFailure]:
-        """Latents, then frames; see the module. With a line to the other samplers of a clip that is
-        split, those of its share: what it tells of seconds is its own, of the rest the clip's."""
+        """Latents, then frames; see the module.
+
+        Args:
+            line: to the other samplers of a clip that is split: then those of its share. What it tells
+                of seconds is its own, of the rest the clip's.
+            others: the rows that come next, to be sampled in the same UNet calls.
+        """
         stage = "sample"
         try:
             sampling.load_in_memory(self.models, self.fallbacks, job)
             started = time.monotonic()
             with self.folder.latents_file(job.sample_digest) as path:
-                if line is None:
-                    sampled, note = sample_best(self.models, self.fallbacks, job, path)
-                else:
-                    sampled, note = sample_share(self.models, job, line, path)
+                sampled, note = self._sampled(job, path, line, others)
             stage, notes = "decode", [note]
             decoded = self._decoded(job, sampled.latents, notes)
             larger = stages.SuperResolved(job, decoded) if wants_gpu(job) else None
@@ -150,15 +155,26 @@ class SamplerActor:
         yield {
             "kl_achieved": sampled.kl,
             "unet_calls": 0 if sampled.reused else job.unet_calls,
-            "native_pictures": 0.0 if sampled.reused else job.native_pictures,
+            "native_pictures": 0.0 if sampled.reused else job.clips_per_call * job.native_pictures,
             "device": self.models.device_name(job),
             "node": socket.gethostname(),
-            "seconds_sample": time.monotonic() - started - sum(after.values()),
+            "seconds_sample": (
+                time.monotonic() - started - sum(after.values()) + sampled.seconds_elsewhere
+            ),
             **after,
             **({"share": line.report()} if line else {}),
             **({"candidates": sampled.candidates} if sampled.candidates else {}),
             **({"note": told} if (told := sampling.joined(*notes)) else {}),
         }
+
+    def _sampled(
+        self, job: Job, path: Path, line: Line | None, others: Sequence[Job]
+    ) -> tuple[Sampled, str | None]:
+        if line is not None:
+            return sample_share(self.models, job, line, path)
+        if job.clips_per_call > 1:
+            return self.companions.sample(self.models, self.fallbacks, job, others, path)
+        return sample_best(self.models, self.fallbacks, job, path)
 
     def _decoded(self, job: Job, latents: Any, notes: list[str | None]) -> Generator[Frames]:
         for chunk, note in sampling.decode_in_chunks(self.models, self.fallbacks, job, latents):

@@ -21,6 +21,7 @@ from tasks.sampling import (
     decode_in_memory,
     joined,
     read_latents,
+    sample,
     sample_in_memory,
     write_latents,
 )
@@ -57,7 +58,7 @@ def sample_best(
     """
     row = job.row
     if row.best_of == 1 or row.best_by is None:
-        return sample_in_memory(models, fallbacks, job, latents_file)
+        return sample_in_memory(models, fallbacks, job, lambda: sample(models, job, latents_file))
     found = read_latents(latents_file, job) if latents_file else None
     if found is not None:
         return found, None

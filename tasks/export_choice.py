@@ -7,7 +7,7 @@ import operator
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from manifests.result import from_record, to_record
 from manifests.scores import Scores
 from manifests.storage import RunFolder
 from tasks.decoding import sum_of
+from tasks.job import Engine
 
 RECORD_COLUMNS = (
     *("id", "digest", "prompt", "seed", "model", "model_revision", "num_frames", "height", "width"),
@@ -139,7 +140,8 @@ def _check_columns(
     folder: RunFolder, conditions: Conditions, columns: set[str], is_scored: bool
 ) -> None:
     """Raise ExportError for a condition that no clip can meet: of a column that there is not."""
-    known = {*columns, *RECORD_COLUMNS, *COLUMNS, *SCORE_NAMES, "dtype", "safety_checker", "engine"}
+    engine = (each.name for each in fields(Engine))
+    known = {*columns, *RECORD_COLUMNS, *COLUMNS, *SCORE_NAMES, *engine}
     for name, _, _ in conditions.tests:
         if name in SCORE_NAMES and not is_scored:
             raise ExportError(

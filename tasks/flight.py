@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from tasks.job import Ending, Job
+from tasks.ending import Ending
+from tasks.job import Job
 
 
 @dataclass(eq=False)
@@ -44,6 +45,7 @@ class Source:
     Attributes:
         signature: what its rows need an actor to have loaded; None where that is not known.
         overtaken: rows of younger shards that began since this one was opened.
+        exhausted: no row is left; `error`: why, where a damaged manifest ended it.
     """
 
     jobs: Iterator[Job]
@@ -54,3 +56,33 @@ class Source:
     exhausted: bool = False
     error: Exception | None = None
     finished: threading.Event = field(default_factory=threading.Event)
+    _returned: Job | None = None
+
+    def next_flight(self) -> Flight | None:
+        """The next row begins; None where there is none."""
+        job = self._next_job()
+        return None if job is None else self._begin(job)
+
+    def next_beside(self, first: Flight) -> Flight | None:
+        """The next row begins, if it may share its UNet calls with the first; else it stays the next."""
+        job = self._next_job()
+        if job is None:
+            return None
+        if not first.job.shares_calls_with(job):
+            self._returned = job
+            return None
+        return self._begin(job)
+
+    def _begin(self, job: Job) -> Flight:
+        self.in_flight += 1
+        return Flight(job, self, datetime.now(UTC))
+
+    def _next_job(self) -> Job | None:
+        job, self._returned = self._returned, None
+        try:
+            return next(self.jobs) if job is None else job
+        except StopIteration:
+            self.exhausted = True
+        except Exception as error:  # a damaged manifest: this shard ends, others go on
+            self.exhausted, self.error = True, error
+        return None

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from manifests.best_by import parse_best_by
 from manifests.digest import digest_of
-from manifests.result import ResultRow, Status
 from manifests.row import Fault, ManifestRow, RowError
 from manifests.stored_inputs import StoredClip
+from tasks.together import shared_fields, why_alone
 from zs2.addons import AddOn
 from zs2.clip_score import ScorerInfo
 from zs2.models import ModelInfo
@@ -64,11 +62,20 @@ class Engine:
         dtype: `float32`, `float16`, `bfloat16`, or `auto`: float16 on a GPU, float32 on the CPU.
         safety_checker: a checkpoint's own checker is honoured.
         engine: one of ENGINES; `compiled`: the UNet's blocks are compiled by torch (`zs2.compiled`).
+        clips_per_call: clips side by side in a UNet call, of rows that can share one.
     """
 
     dtype: str = "auto"
     safety_checker: bool = True
     engine: str = "eager"
+    clips_per_call: int = 1
+
+    def record(self) -> dict[str, Any]:
+        """The settings as the ledger and the files have them."""
+        told = asdict(self)
+        if self.clips_per_call == 1:  # files of before the setting was there have the same bytes
+            del told["clips_per_call"]
+        return told
 
 
 class Signature(NamedTuple):
@@ -153,6 +160,26 @@ class Job:
             controlnet_revision=str(self.conditions.identity["controlnet"][0]) if net else "",
             engine=engine.engine,
         )
+
+    @property
+    def clips_per_call(self) -> int:
+        """Clips side by side in the row's UNet calls."""
+        clips = self.engine.clips_per_call
+        return clips if clips == 1 or why_alone(self.row, self.conditions) is None else 1
+
+    def shares_calls_with(self, other: Job) -> bool:
+        """Whether one UNet call may have both rows' clips side by side."""
+        return (
+            self.clips_per_call > 1
+            and self.signature == other.signature
+            and self.shared_fields == other.shared_fields
+        )
+
+    @property
+    def shared_fields(self) -> dict[str, Any]:
+        """What rows that share UNet calls agree in."""
+        fields = sample_fields(self.row, self.revision, self.engine, self.conditions)
+        return shared_fields(fields)
 
     @property
     def is_guided(self) -> bool:
@@ -289,17 +316,24 @@ def sample_fields(
     row: ManifestRow, revision: str, engine: Engine, conditions: Conditions
 ) -> dict[str, Any]:
     """All that decides the latents: what the sample digest is of."""
-    columns = _columns(row)
+    columns = columns_of(row)
     return {
         "recipe": RECIPE,
         "revision": revision,
         "dtype": engine.dtype,
         **({} if engine.engine == "eager" else {"engine": engine.engine}),
+        **_call_field(row, engine, conditions),
         **{name: value for name, value in columns.items() if name not in _NOT_SAMPLED},
         **conditions.identity,
         **({"fps": row.fps} if conditions.reads_a_clip else {}),
         **({"in_between": row.in_between} if row.in_between > 1 else {}),
     }
+
+
+def _call_field(row: ManifestRow, engine: Engine, conditions: Conditions) -> dict[str, int]:
+    if engine.clips_per_call == 1 or why_alone(row, conditions) is not None:
+        return {}
+    return {"clips_per_call": engine.clips_per_call}
 
 
 def video_fields(
@@ -314,7 +348,7 @@ def video_fields(
     }
 
 
-def _columns(row: ManifestRow) -> dict[str, Any]:
+def columns_of(row: ManifestRow) -> dict[str, Any]:
     """The row's values; unset columns left out, so that a column added later changes no digest."""
     values = zip(_COLUMNS, _values(row), strict=True)
     return {name: value for name, value in values if value not in (None, ())}
@@ -324,73 +358,3 @@ def _post_columns(row: ManifestRow) -> list[str]:
     unused = {"temporal_sr"} if row.temporal_scale == 1 else set[str]()
     unused |= {"spatial_sr"} if row.spatial_scale == 1 else set[str]()
     return [name for name in POST_COLUMNS if name not in unused]
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a job ended, as the pipeline saw it.
-
-    Attributes:
-        stage: the one that failed; None when all went well.
-        report: what the stages said of their work: seconds, λ reached, the finished file.
-        attempts: 1, and one more for every time an actor died with the row.
-    """
-
-    job: Job
-    status: Status
-    started_at: datetime
-    finished_at: datetime
-    attempts: int = 1
-    stage: str | None = None
-    error_type: str | None = None
-    error_message: str | None = None
-    report: dict[str, Any] | None = None
-
-
-def result_row(ending: Ending) -> ResultRow:
-    """The ledger row of a job that ended."""
-    job, row, report = ending.job, ending.job.row, ending.report or {}
-    kl = report.get("kl_achieved")
-    return ResultRow(
-        id=row.id,
-        digest=job.digest,
-        status=ending.status,
-        stage=ending.stage,
-        error_type=ending.error_type,
-        error_message=ending.error_message,
-        attempts=ending.attempts,
-        file_name=report.get("file_name"),
-        sha256=report.get("sha256"),
-        bytes=report.get("bytes"),
-        num_frames=report.get("num_frames"),
-        height=report.get("height"),
-        width=report.get("width"),
-        fps=report.get("fps"),
-        prompt="\n".join(row.prompt),
-        seed=row.seed,
-        model=row.model,
-        model_revision=job.revision,
-        params=parameters(job, report.get("candidates")),
-        kl_achieved=tuple(kl) if kl else None,
-        seconds_sample=report.get("seconds_sample"),
-        seconds_temporal=report.get("seconds_temporal"),
-        seconds_spatial=report.get("seconds_spatial"),
-        seconds_assemble=report.get("seconds_assemble"),
-        device=report.get("device"),
-        node=report.get("node"),
-        started_at=ending.started_at,
-        finished_at=ending.finished_at,
-        recipe=RECIPE,
-        meta=row.meta,
-    )
-
-
-def parameters(job: Job, candidates: Sequence[Mapping[str, Any]] | None = None) -> str:
-    """Everything that renders the clip again, as JSON: the row's resolved columns and the engine; as
-    `inputs` what its files and add-ons were, by content and revision; and the candidates that it was
-    chosen from."""
-    columns = {k: v for k, v in _columns(job.row).items() if k not in ("id", "prompt", "seed")}
-    known = {**job.conditions.identity, **job.conditions.post}
-    inputs = {"inputs": known} if known else {}
-    chosen = {"candidates": list(candidates)} if candidates else {}
-    return json.dumps({**columns, **asdict(job.engine), **inputs, **chosen}, ensure_ascii=False)

@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from manifests.digest import digest_of
 from tasks.job import Job, Signature
+from tasks.work import Work
 
 # UNet pictures of the model's own size (guidance copies included), for a sampler, of a signature's turn
 # on average: 32 clips of 8 frames in 50 steps. Loading a checkpoint takes about as long as one of them.
@@ -38,11 +40,15 @@ class Group(NamedTuple):
         add_ons: LoRAs with their weights, and the IP-Adapter, by content.
         shape: height, width, frames of a segment, and pictures a frame (guidance copies): what one
             UNet call has.
+        clips: in one UNet call, of rows that agree in what `company` is the digest of; a group's rows
+            do, but for their momentum.
     """
 
     signature: Signature
     add_ons: str
     shape: tuple[int, int, int, int]
+    clips: int = 1
+    company: str = ""
 
 
 def group_of(job: Job) -> Group:
@@ -50,7 +56,11 @@ def group_of(job: Job) -> Group:
     row, known = job.row, job.conditions.identity
     found = {name: known[name] for name in _ADD_ONS if known.get(name)}
     shape = (row.height or 0, row.width or 0, row.segment_frames, job.unet_copies)
-    return Group(job.signature, str(found) if found else "", shape)
+    add_ons = str(found) if found else ""
+    if job.clips_per_call == 1:
+        return Group(job.signature, add_ons, shape)
+    shared = {name: value for name, value in job.shared_fields.items() if name != "momentum"}
+    return Group(job.signature, add_ons, shape, job.clips_per_call, digest_of(shared))
 
 
 @dataclass
@@ -83,10 +93,15 @@ class Switches:
 
 @dataclass
 class Pending:
-    """The rows of one group that are to be rendered, in the manifest's order, and what they add up to."""
+    """The rows of one group that are to be rendered, in the manifest's order, and what they add up to.
+
+    Attributes:
+        one: what one of them is, where the group's rows share UNet calls, and so are equally much work.
+    """
 
     positions: array[int] = field(default_factory=lambda: array("Q"))
     pictures: float = 0.0
+    one: Work | None = None
 
 
 class Part(NamedTuple):
@@ -113,7 +128,7 @@ def ordered(pending: Mapping[Group, Pending], samplers: int = 1) -> Iterator[Par
         for group in here if number % 2 == 0 else reversed(here):
             which = parts[group].index(number)
             rows, many = pending[group].positions, len(parts[group])
-            first, end = (len(rows) * (which + step) // many for step in (0, 1))
+            first, end = (_cut(len(rows), which + step, many, group.clips) for step in (0, 1))
             if end > first:
                 yield Part(group, rows[first:end])
 
@@ -123,7 +138,9 @@ def _neighbours_together(pending: Mapping[Group, Pending]) -> list[Group]:
     signatures = {group.signature: None for group in pending}
     add_ons = {group.add_ons: None for group in pending}
     place = {found: number for number, found in enumerate([*signatures, *add_ons])}
-    return sorted(pending, key=lambda g: (place[g.signature], place[g.add_ons], g.shape))
+    return sorted(
+        pending, key=lambda g: (place[g.signature], place[g.add_ons], g.shape, g.clips, g.company)
+    )
 
 
 def _rounds_of_parts(
@@ -143,6 +160,11 @@ def _rounds_of_parts(
             first = int(before / turn)
         found[group] = sorted({(first + part * rounds // many) % rounds for part in range(many)})
     return found
+
+
+def _cut(rows: int, part: int, many: int, clips: int) -> int:
+    """Where part `part` of `many` begins: between rows that do not share their UNet calls."""
+    return rows if part == many else rows * part // many // clips * clips
 
 
 def _within(wanted: float, most: int) -> int:

@@ -20,8 +20,9 @@ from typing import Any
 from manifests.object_store import UnreachableError
 from tasks.actors import StageFailure
 from tasks.disk import DiskFullError
+from tasks.ending import Ending
 from tasks.flight import Flight, Source
-from tasks.job import Ending, Job
+from tasks.job import Job
 from tasks.order import by_preference
 from tasks.out_of_memory import OutOfMemory
 from tasks.pool import (
@@ -218,13 +219,13 @@ class Pipeline:
         first = self.stages[0].pool
         while not self._waiting[0] and self._downstream() < self._backlog:
             worker = first.idlest()
-            flight = self._next_row(worker) if worker is not None else None
-            if worker is None or flight is None:
+            flights = self._next_rows(worker) if worker is not None else []
+            if worker is None or not flights:
                 return
-            if self._most_shares(flight) == 1:
-                first.submit(worker, flight)
-            elif not self._submit(first, flight):  # it waits for all its actors
-                self._waiting[0].append(flight)
+            if len(flights) > 1 or self._most_shares(flights[0]) == 1:
+                first.submit_together(worker, flights)
+            elif not self._submit(first, flights[0]):  # it waits for all its actors
+                self._waiting[0].append(flights[0])
 
     def _submit(self, pool: ActorPool, flight: Flight) -> bool:
         """Give a row to an actor, or to several; whether there was room."""
@@ -238,26 +239,26 @@ class Pipeline:
         running = sum(len(w.calls) for stage in self.stages[1:] for w in stage.pool.workers)
         return running + sum(len(queue) for queue in self._waiting[1:])
 
-    def _next_row(self, worker: Worker) -> Flight | None:
-        """A row for this worker, of the shard that suits it best."""
+    def _next_rows(self, worker: Worker) -> list[Flight]:
+        """A row for this worker, of the shard that suits it best, and those that go with it."""
         if self._draining:
-            return None
+            return []
         unread = [source for source in list(self._sources) if not source.exhausted]
         held = [w.signature for w in self.stages[0].pool.workers if w is not worker]
         for source in by_preference(unread, worker.signature, held):
-            try:
-                job = next(source.jobs)
-            except StopIteration:
-                source.exhausted = True
+            first = source.next_flight()
+            if first is None:
                 continue
-            except Exception as error:  # a damaged manifest: this shard ends, others go on
-                source.exhausted, source.error = True, error
-                continue
-            source.in_flight += 1
+            flights = [first]
+            while len(flights) < first.job.clips_per_call:
+                other = source.next_beside(first)
+                if other is None:
+                    break
+                flights.append(other)
             for older in unread[: unread.index(source)]:
-                older.overtaken += 1
-            return Flight(job, source, datetime.now(UTC))
-        return None
+                older.overtaken += len(flights)
+            return flights
+        return []
 
     def _finish_sources(self) -> None:
         for source in list(self._sources):
@@ -429,8 +430,10 @@ class Pipeline:
             pool = stage.pool
             for worker in pool.workers:
                 head = worker.calls[0] if worker.calls else None
-                if head and head.head_since and now - head.head_since > pool.deadline:
-                    reason = f"it ran past its deadline of {pool.deadline:g} s"
+                clips = head.flight.job.clips_per_call if head and stage is self.stages[0] else 1
+                deadline = pool.deadline * clips
+                if head and head.head_since and now - head.head_since > deadline:
+                    reason = f"it ran past its deadline of {deadline:g} s"
                     self._lose_actor(stage, worker, reason)
                 elif (
                     now - worker.started_at > START_DEADLINE

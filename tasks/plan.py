@@ -135,8 +135,12 @@ def make_plan(
             pending[group] = Pending()
         pending[group].positions.append(row.position)
         pending[group].pictures += kind.work.native_pictures
+        pending[group].one = kind.work
         plan.work.add(kind.work)
         plan.codecs.add(kind.codec)
+    for group, each in pending.items():
+        if group.clips > 1 and each.one is not None:
+            plan.work.share_calls(each.one, len(each.positions), group.clips)
     plan.shapes = len({(group.signature, group.shape) for group in pending})
     parts = list(ordered(pending, samplers))
     pending.clear()

@@ -41,6 +41,7 @@ class Call:
     share: int = 0
     attempt: Attempt | None = None  # of a row that is split, at whose share this is
     head_since: float | None = None
+    party: object = None  # the same for rows that are sampled together
 
     @property
     def is_void(self) -> bool:
@@ -73,6 +74,11 @@ class Worker:
     calls: deque[Call] = field(default_factory=deque[Call])
     alone: bool = False  # a row that already killed an actor is in: nobody beside it
     signature: Any = None
+
+    @property
+    def load(self) -> int:
+        """Rows at work and waiting; those that are sampled together count as one."""
+        return len({call.party for call in self.calls})
 
 
 class ActorPool:
@@ -109,16 +115,16 @@ class ActorPool:
         wanted = flight.job.signature
         return min(
             self._free(1 if flight.crashes > 0 else SLOTS),
-            key=lambda w: (len(w.calls), w.signature not in (None, wanted)),
+            key=lambda w: (w.load, w.signature not in (None, wanted)),
             default=None,
         )
 
     def idlest(self) -> Worker | None:
         """The worker that should be given a row next, whichever it is; None where all are full."""
-        return min(self._free(SLOTS), key=lambda w: len(w.calls), default=None)
+        return min(self._free(SLOTS), key=lambda w: w.load, default=None)
 
     def _free(self, slots: int) -> list[Worker]:
-        return [w for w in self.workers if w.ready and not w.alone and len(w.calls) < slots]
+        return [w for w in self.workers if w.ready and not w.alone and w.load < slots]
 
     def gather(self, flight: Flight, most: int) -> list[Worker]:
         """The workers that should take a row's shares, at most so many; none while they are busy, or
@@ -135,7 +141,7 @@ class ActorPool:
             return []
         wanted = flight.job.signature
         free = self._free(1 if flight.crashes > 0 else SLOTS)
-        free.sort(key=lambda w: (len(w.calls), w.signature not in (None, wanted)))
+        free.sort(key=lambda w: (w.load, w.signature not in (None, wanted)))
         count = min(most, len(up))
         return free[:count] if len(free) >= count else []
 
@@ -152,16 +158,36 @@ class ActorPool:
                 self.submit(worker, flight, share)
         return bool(workers)
 
-    def submit(self, worker: Worker, flight: Flight, share: int | None = None) -> None:
-        """Give a row to an actor, or a share of it."""
+    def submit(
+        self,
+        worker: Worker,
+        flight: Flight,
+        share: int | None = None,
+        others: Sequence[Flight] = (),
+        party: object = None,
+    ) -> None:
+        """Give a row to an actor, or a share of it; the `others` of its `party` come next, to be sampled
+        with it."""
         attempt = None if share is None else flight.attempt
         more = () if share is None else (flight.attempt.line(share),)
+        if others:
+            more = (None, [other.job for other in others])
         answers = worker.actor.run.remote(flight.job, flight.chunks, *more)
         call = Call(flight, answers, answers.completed(), share or 0, attempt)
+        call.party = party or call
         worker.calls.append(call)
         worker.alone = flight.crashes > 0
         worker.signature = flight.job.signature
         _start_clock(worker)
+
+    def submit_together(self, worker: Worker, flights: Sequence[Flight]) -> None:
+        """Give rows to an actor that are sampled together; each is a call of its own."""
+        if len(flights) == 1:
+            self.submit(worker, flights[0])
+            return
+        party = object()
+        for number, flight in enumerate(flights):
+            self.submit(worker, flight, others=flights[number + 1 :], party=party)
 
     def take(self, worker: Worker, call: Call) -> None:
         """The call has ended; the next one's time begins."""

@@ -24,7 +24,8 @@ from manifests.validate import Problem, format_problems
 from tasks.artifacts import leave_artifacts
 from tasks.codecs import check_encoders
 from tasks.crew import Cluster, Crew
-from tasks.job import Ending, Engine, result_row
+from tasks.ending import Ending, result_row
+from tasks.job import Engine
 from tasks.pipeline import Pipeline
 from tasks.plan import SHARD_ROWS, Catalogue, Plan, Shard, jobs_of, make_plan
 from tasks.publish import Tally, publish

@@ -23,10 +23,11 @@ from tasks.out_of_memory import OFFLOAD, TILES, Fallbacks
 from tasks.warm import WarmModels
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
 
+    from zs2.clip import Clip
     from zs2.relay import Share
     from zs2.sampler import ZS2Sampler
 
@@ -41,13 +42,16 @@ class Sampled:
 
     Attributes:
         kl: λ reached per frame pair.
-        reused: found on disk, left there by an earlier attempt; no UNet call was made.
+        reused: found on disk, left there by an earlier attempt, or sampled with another row; no UNet
+            call was made for it.
+        seconds_elsewhere: spent on it in another row's turn; below 0, in this row's turn on others.
         candidates: those it was chosen from, if any; see `tasks.best_of`.
     """
 
     latents: torch.Tensor
     kl: list[float]
     reused: bool
+    seconds_elsewhere: float = 0.0
     candidates: tuple[dict[str, Any], ...] = ()
 
 
@@ -63,9 +67,15 @@ def load_in_memory(models: WarmModels, fallbacks: Fallbacks, job: Job) -> None:
 
 
 def sample_in_memory(
-    models: WarmModels, fallbacks: Fallbacks, job: Job, latents_file: Path | None = None
+    models: WarmModels,
+    fallbacks: Fallbacks,
+    job: Job,
+    how: Callable[[], Sampled] | None = None,
 ) -> tuple[Sampled, str | None]:
     """As `sample`, with what memory there is; also what the ledger should know.
+
+    Args:
+        how: samples the job, by its warm sampler; default `sample`.
 
     Raises:
         OutOfMemory: the row does not fit, whatever was tried. Else as `sample`.
@@ -73,7 +83,7 @@ def sample_in_memory(
 
     def work(needed: Sequence[str]) -> tuple[Sampled, str | None]:
         sampler = models.sampler(job, offload=OFFLOAD in needed)
-        return sample(models, job, latents_file), truncation_note(sampler, job)
+        return (sample(models, job) if how is None else how()), truncation_note(sampler, job)
 
     (sampled, truncated), needed = fallbacks.attempt(_shape(job), "sample", work)
     return sampled, joined(truncated, _memory_note("sampled", needed))
@@ -116,7 +126,8 @@ def decode_in_chunks(
 def _shape(job: Job) -> tuple[object, ...]:
     """What rows share that need the same memory."""
     row = job.row
-    return (job.signature, row.height, row.width, row.segment_frames, job.is_guided, row.speed)
+    shape = (row.height, row.width, row.segment_frames, job.is_guided, row.speed)
+    return (job.signature, job.clips_per_call, *shape)
 
 
 def _memory_note(done: str, needed: Sequence[str]) -> str | None:
@@ -141,23 +152,36 @@ def sample(
         PromptError: too long a prompt, with long_prompt `fail`.
         SamplingError: NaN or infinite latents. DiskFullError: no room for them.
     """
-    import torch
-
-    sampler = models.sampler(job)
     found = read_latents(latents_file, job) if latents_file else None
     if found is not None:
         return found
+    [clip] = sample_clips(models, [job], share)
+    sampled = sampled_of(models, job, clip)
+    if latents_file:
+        write_latents(latents_file, sampled)
+    return sampled
+
+
+def sample_clips(models: WarmModels, jobs: Sequence[Job], share: Share | None = None) -> list[Clip]:
+    """Sample the clips of jobs that agree in all but `tasks.together.OWN`, in calls of as many clips as
+    their engine says; or a share of one.
+
+    Raises:
+        ModelError: weights that cannot be loaded. ClipError: an unusable clip or picture.
+        PromptError: too long a prompt, with long_prompt `fail`.
+    """
+    job, rows = jobs[0], [job.row for job in jobs]
     row = job.row
-    clip = sampler(
-        [list(row.prompt)],
-        negative_prompt=row.negative_prompt or None,
-        seed=row.seed,
+    return models.sampler(job)(
+        [list(each.prompt) for each in rows],
+        negative_prompt=[each.negative_prompt or None for each in rows],
+        seed=[each.seed for each in rows],
         num_frames=row.num_frames,
         segment_frames=row.segment_frames,
         chain=row.chain,
         noise=row.noise,
         alpha=row.alpha,
-        kl_target=row.kl_target,
+        kl_target=[_listed(each.kl_target) for each in rows],
         solver=row.solver,
         noise_candidates=row.noise_candidates,
         momentum=row.momentum,
@@ -170,23 +194,35 @@ def sample(
         long_prompt=row.long_prompt,
         in_between=row.in_between,
         share=share,
+        clips_per_call=job.clips_per_call,
         output_type="latent",
         **models.equip(job),
-    )[0]
+    )
+
+
+def _listed(value: float | tuple[float, ...]) -> tuple[float, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def sampled_of(models: WarmModels, job: Job, clip: Clip) -> Sampled:
+    """A job's clip, checked.
+
+    Raises:
+        SamplingError: NaN or infinite latents.
+    """
+    import torch
+
     latents = clip.latents.detach().to("cpu", torch.float32).contiguous()
     if not torch.isfinite(latents).all():
         remedy = (
             "look to the weights, the LoRAs and control_scale, or lower guidance_scale"
-            if sampler.pipe.unet.dtype == torch.float32
+            if models.sampler(job).pipe.unet.dtype == torch.float32
             else "lower guidance_scale, or use --dtype float32 or bfloat16"
         )
         raise SamplingError(f"expected finite latents, found NaN or infinity; {remedy}")
     kl = [] if clip.trace is None else [float(value) for value in clip.trace.kl]
     # Half-precision latents pass through float32 here as they do on disk: the same bytes both ways.
-    sampled = Sampled(latents, kl, reused=False)
-    if latents_file:
-        write_latents(latents_file, sampled)
-    return sampled
+    return Sampled(latents, kl, reused=False)
 
 
 def write_latents(path: Path, sampled: Sampled) -> None:

@@ -15,6 +15,8 @@ def why_whole(job: Job) -> str | None:
     """Why a row has to be sampled by one actor; None where its segments can be spread over several."""
     if job.row.num_frames <= share_unit(job):
         return "it has one segment" if job.row.num_segments == 1 else "it is decoded in one call"
+    if job.clips_per_call > 1:
+        return "it is sampled side by side with others"
     if job.row.best_of > 1:
         return "its candidates are ranked by whole clips"
     if wants_gpu(job):

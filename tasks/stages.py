@@ -17,7 +17,8 @@ from manifests.storage import RunFolder
 from tasks import post
 from tasks.best_of import sample_best
 from tasks.chunks import Frames, StageError, Timed, ahead
-from tasks.job import Job, parameters
+from tasks.ending import parameters
+from tasks.job import Job
 from tasks.out_of_memory import Fallbacks
 from tasks.sampling import decode_in_chunks, joined
 from tasks.warm import WarmModels

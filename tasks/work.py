@@ -17,7 +17,8 @@ class Work:
 
     `most_shares`: over how many samplers the longest row can be spread. `controlled_pictures` are those
     of `unet_pictures` that have a ControlNet beside them, `padded_pictures` those that are of no frame,
-    `shallow_pictures` those of which the outermost blocks alone are computed.
+    `shallow_pictures` those of which the outermost blocks alone are computed. `filled_pictures` are those
+    of the padded ones that fill up calls of several clips.
     """
 
     rows: int = 0
@@ -30,6 +31,7 @@ class Work:
     shallow_pictures: int = 0
     padded_frames: int = 0
     padded_pictures: int = 0
+    filled_pictures: int = 0
     video_bytes: int = 0
     latent_bytes: int = 0
     most_shares: int = 1
@@ -63,6 +65,19 @@ class Work:
         """The share of the UNet's pictures that are of no frame."""
         return self.padded_pictures / self.unet_pictures if self.unet_pictures else 0.0
 
+    def share_calls(self, one: Work, rows: int, clips: int) -> None:
+        """So many rows, each of the work `one` and counted already as if it had its UNet calls to
+        itself, share these, so many clips in each; the last ones are filled up."""
+        batches = -(-rows // clips)
+        filling = batches * clips - rows
+        self.unet_calls -= (rows - batches) * one.unet_calls
+        self.unet_pictures += filling * one.unet_pictures
+        self.native_pictures += filling * one.native_pictures
+        self.shallow_pictures += filling * one.shallow_pictures
+        self.padded_frames += filling * (one.frames + one.padded_frames)
+        self.padded_pictures += filling * one.unet_pictures
+        self.filled_pictures += filling * one.unet_pictures
+
     def add(self, other: Work) -> None:
         """Count other work, too."""
         self.rows += other.rows
@@ -75,6 +90,7 @@ class Work:
         self.shallow_pictures += other.shallow_pictures
         self.padded_frames += other.padded_frames
         self.padded_pictures += other.padded_pictures
+        self.filled_pictures += other.filled_pictures
         self.video_bytes += other.video_bytes
         self.latent_bytes += other.latent_bytes
         self.most_shares = max(self.most_shares, other.most_shares)

@@ -26,7 +26,8 @@ from manifests.result import ResultRow
 from manifests.run_file import write_json
 from manifests.storage import RunFolder
 from tasks.catalogue import Catalogue
-from tasks.job import RECIPE, Engine, parameters
+from tasks.ending import parameters
+from tasks.job import RECIPE, Engine
 from tasks.kin import Kind, PlannedRow, planned_rows
 from tasks.plan import make_plan
 from tasks.publish import Tally, publish

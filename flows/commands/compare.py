@@ -9,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from flows.commands.sample import DTYPES, prepare_torch, told_plainly
+from flows.commands.sample import prepare_torch, told_plainly
+from flows.computing import computing
 from flows.console import Counted, say
 from flows.errors import UsageError, check_local
 from manifests.build import build, build_from
@@ -21,7 +22,6 @@ from manifests.storage import make_folder, write_aside
 from manifests.validate import Problem, check_rows, folder_of, format_problems
 from tasks.catalogue import Catalogue
 from tasks.compare import PlannedClip, manifest_records, plan_clips, render_clips, score_clips
-from tasks.job import Engine
 from tasks.methods import BASELINE, METHODS, Method, methods_named
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def plan(
     with TemporaryDirectory(prefix="zs2-") as folder:
         records, base = _records(options, defaults, Path(folder))
     catalogue = Catalogue(trusted=options.trust_pickles, inputs=InputFiles(options.input_roots))
-    engine = Engine(options.dtype, options.safety_checker == "on")
+    engine = computing(options.dtype, options.safety_checker)
     return plan_clips(
         records,
         methods,
@@ -118,10 +118,7 @@ def _check(options: Options) -> None:
             f"--out: {options.out} is the folder of a run, whose page and scores this would replace; "
             "give another"
         )
-    if options.dtype not in DTYPES:
-        raise UsageError(f"--dtype: expected one of {', '.join(DTYPES)}, found {options.dtype!r}")
-    if options.safety_checker not in ("on", "off"):
-        raise UsageError(f"--safety-checker: expected on or off, found {options.safety_checker!r}")
+    computing(options.dtype, options.safety_checker)
     numbers = {"--threads": options.threads, "--seeds": options.seeds, "--limit": options.limit}
     for name, value in {**numbers, "--num-frames": options.num_frames}.items():
         if value is not None and value < 1:

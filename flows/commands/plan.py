@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
+from flows.computing import computing
 from flows.console import duration, size, table
 from flows.errors import UsageError
 from manifests.inputs import InputFiles
@@ -18,8 +19,9 @@ from manifests.row import parse_defaults
 from manifests.run_file import read_derived
 from manifests.storage import RunFolder
 from manifests.validate import format_problems
-from tasks.job import CONTROLNET_COST, ENGINES, Engine
+from tasks.job import CONTROLNET_COST
 from tasks.plan import Catalogue, Plan, make_plan
+from tasks.work import Work
 
 # UNet pictures a second of zs2-mini, one thread of a server core; measured by `zs2 plan`'s own
 # source of rates, a finished run's summary.json. Other models: --rate, or render a few rows first.
@@ -40,9 +42,11 @@ def plan(
     trust_pickles: Sequence[str],
     dtype: str,
     engine: str = "eager",
+    clips_per_call: int = 1,
     samplers: int,
     rate: float | None,
     compiled_gain: float = 1.0,
+    clips_gain: float = 1.0,
     price_per_hour: float | None,
 ) -> dict[str, Any]:
     """The plan as a record, for --json and `text`.
@@ -50,21 +54,22 @@ def plan(
     Args:
         compiled_gain: eager seconds ÷ those of the engine compiled; 1, what a CPU was measured to gain, never
             recommends it.
+        clips_gain: seconds of a clip by itself ÷ those of one of `clips_per_call` in a call.
 
     Raises:
         UsageError: bad rows (all in one message). ManifestError, RowError, StorageError.
     """
-    if engine not in ENGINES:
-        raise UsageError(f"--engine: expected one of {', '.join(ENGINES)}, found {engine!r}")
-    if not 0 < compiled_gain < math.inf:
-        raise UsageError(f"--compiled-gain: expected a number above 0, found {compiled_gain}")
+    declared = computing(dtype, engine=engine, clips_per_call=clips_per_call)
+    for name, gain in (("--compiled-gain", compiled_gain), ("--clips-gain", clips_gain)):
+        if not 0 < gain < math.inf:
+            raise UsageError(f"{name}: expected a number above 0, found {gain}")
     source = open_manifest(manifest)
     with RunFolder(out).view() if out else nullcontext() as folder:
         made = make_plan(
             source,
             Catalogue(allow_models, trusted=trust_pickles, inputs=InputFiles(input_roots)),
             defaults=parse_defaults(pairs),
-            engine=Engine(dtype, engine=engine),
+            engine=declared,
             known=known(folder.root) if folder else None,
             folder=folder,
             samplers=samplers,
@@ -95,7 +100,16 @@ def plan(
             pays := _compiling_pays(rate, compiled_gain, made.shapes, samplers)
         ),
         "recommended_engine": _recommended(made.work.native_pictures, pays, compiled_gain),
+        "clips_per_call": clips_per_call,
+        "clips_gain": clips_gain,
+        "recommended_clips_per_call": (clips_per_call if clips_gain > _filling(made.work) else 1),
     }
+
+
+def _filling(work: Work) -> float:
+    """How many times the pictures there are for the calls of several clips being filled up."""
+    own = work.unet_pictures - work.filled_pictures
+    return work.unet_pictures / own if own else 1.0
 
 
 def _recommended(pictures: float, pays: int | None, gain: float) -> str | None:
@@ -158,6 +172,16 @@ def _switches(found: Mapping[str, int]) -> str:
     return f"{models:,} of model, {add_ons:,} of add-ons, {shapes:,} of shape"
 
 
+def _clips_advice(report: Mapping[str, Any]) -> str:
+    work, clips = report["work"], report["clips_per_call"]
+    filling = 100 * work["filled_pictures"] / work["unet_pictures"]
+    return (
+        f"{report['recommended_clips_per_call']}: {clips} gain {report['clips_gain']:g} × "
+        f"(--clips-gain, as `zs2 bench sampler --clips-per-call {clips}` finds it), and {filling:.1f} % "
+        "of the pictures fill up calls"
+    )
+
+
 def text(report: Mapping[str, Any]) -> str:
     """The plan as a table for people."""
     work = report["work"]
@@ -202,4 +226,6 @@ def text(report: Mapping[str, Any]) -> str:
         rows.append(("engine to use", f"{advice}, {count(report['shapes'], 'shape')} of clips"))
     elif report["recommended_engine"] == "eager" and work["rows"]:
         rows.append(("engine to use", "eager (the other: `zs2 bench sampler --engine compiled`)"))
+    if report["clips_per_call"] > 1 and work["rows"]:
+        rows.append(("clips a call to use", _clips_advice(report)))
     return table(rows)

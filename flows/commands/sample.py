@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flows.computing import computing
 from flows.errors import RenderError, UsageError, check_local, exit_code_of
 from manifests.inputs import InputFiles
 from manifests.read import RawRow, open_manifest
@@ -20,11 +21,10 @@ from tasks import stages
 from tasks.allocator import keep_freed_memory
 from tasks.catalogue import Catalogue
 from tasks.codecs import check_encoders
-from tasks.job import ENGINES, Engine, Job
+from tasks.job import Job
 from tasks.warm import WarmModels
 from zs2.compiler import check_compiler
 
-DTYPES = ("auto", "float32", "float16", "bfloat16")
 FRAME = re.compile(r"\d{5,}\.png")
 
 
@@ -41,6 +41,7 @@ def sample(
     trust_pickles: Sequence[str],
     dtype: str,
     engine: str = "eager",
+    clips_per_call: int = 1,
     safety_checker: str,
     threads: int,
 ) -> dict[str, Any]:
@@ -56,14 +57,9 @@ def sample(
         SamplingError, AssembleError, ClipError, PromptError, ModelError: while rendering.
         RenderError: what else the libraries found wrong then.
     """
-    if dtype not in DTYPES:
-        raise UsageError(f"--dtype: expected one of {', '.join(DTYPES)}, found {dtype!r}")
-    if engine not in ENGINES:
-        raise UsageError(f"--engine: expected one of {', '.join(ENGINES)}, found {engine!r}")
+    declared = computing(dtype, safety_checker, engine, clips_per_call)
     if threads < 1:
         raise UsageError(f"--threads: expected at least 1, found {threads}")
-    if safety_checker not in ("on", "off"):
-        raise UsageError(f"--safety-checker: expected on or off, found {safety_checker!r}")
     check_local("--out", out)
     defaults = parse_defaults(pairs)
     inputs = InputFiles(input_roots)
@@ -80,7 +76,7 @@ def sample(
             f"found {str(out)!r}"
         )
     catalogue = Catalogue(trusted=trust_pickles, inputs=inputs)
-    job = catalogue.job(row, own, base, 0, Engine(dtype, safety_checker == "on", engine))
+    job = catalogue.job(row, own, base, 0, declared)
     _check_writable(out, row.codec)
     check_encoders([row.codec])
     if engine == "compiled":

@@ -108,6 +108,8 @@ def _engine(params: Mapping[str, Any], trusted: Iterable[str]) -> list[str]:
         words += ["--dtype", str(params["dtype"])]
     if params.get("engine", "eager") != "eager":
         words += ["--engine", str(params["engine"])]
+    if params.get("clips_per_call", 1) != 1:
+        words += ["--clips-per-call", str(params["clips_per_call"])]
     return words + (["--safety-checker", "off"] if params.get("safety_checker") is False else [])
 
 

@@ -32,7 +32,8 @@ from manifests.read import open_manifest
 from manifests.run_file import read_json, write_json
 from manifests.storage import RunFolder
 from tasks import sampling, stages
-from tasks.job import Ending, Job
+from tasks.ending import Ending
+from tasks.job import Job
 from tasks.plan import jobs_of
 from tasks.render import plan, publish_run
 from tasks.warm import WarmModels

@@ -163,7 +163,7 @@ const jsonOf = (value) => (typeof value === "string" ? value : JSON.stringify(va
 
 // Names of files beside the manifest: only there do they mean the same.
 const INPUTS = ["control_video", "source_video", "ip_adapter_image"];
-const ENGINE = ["dtype", "safety_checker", "engine", "inputs", "candidates"]; // in params, but no columns
+const ENGINE = ["dtype", "safety_checker", "engine", "clips_per_call", "inputs", "candidates"]; // in params, but no columns
 
 function promptsOf(row, params) {
   const lines = row.prompt.split("\n");
@@ -194,6 +194,7 @@ function commandOf(row) {
   for (const name of settings.trust_pickles ?? []) words.push("--trust-pickle", name);
   if (params.dtype && params.dtype !== "auto") words.push("--dtype", params.dtype);
   if (params.engine && params.engine !== "eager") words.push("--engine", params.engine);
+  if (params.clips_per_call > 1) words.push("--clips-per-call", String(params.clips_per_call));
   if (params.safety_checker === false) words.push("--safety-checker", "off");
   if (settings.threads > 1) words.push("--threads", String(settings.threads));
   if (!words.includes("--from")) words.push("--", ...promptsOf(row, params));

@@ -18,7 +18,8 @@ from tasks import stages
 from tasks.assemble import decode
 from tasks.catalogue import Catalogue
 from tasks.cluster import Resources
-from tasks.job import Ending, Engine, Job, result_row
+from tasks.ending import Ending, result_row
+from tasks.job import Engine, Job
 from tasks.pipeline import Pipeline, Stage
 from tasks.placement import place
 from tasks.pool import ActorPool

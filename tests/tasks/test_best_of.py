@@ -18,7 +18,8 @@ from manifests.row import RowError, parse_row
 from tasks import sampling
 from tasks.best_of import candidate_seeds, sample_best, weighted_sum
 from tasks.catalogue import Catalogue
-from tasks.job import Engine, Job, parameters
+from tasks.ending import parameters
+from tasks.job import Engine, Job
 from tasks.out_of_memory import Fallbacks
 from tasks.warm import WarmModels
 from tests import tiny_models

@@ -15,8 +15,9 @@ import pytest
 import ray
 
 from tasks.actors import StageFailure
+from tasks.ending import Ending
 from tasks.handover import ROOM, Attempt, HandoverError, Line
-from tasks.job import Ending, Job
+from tasks.job import Job
 from tasks.pipeline import MAX_ROW_CRASHES, Pipeline, Stage
 from tasks.pool import ActorPool
 from tests.tasks.conftest import MakeJob

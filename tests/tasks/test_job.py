@@ -8,18 +8,16 @@ import pytest
 
 from manifests.result import ResultRow
 from manifests.row import ManifestRow, RowError, parse_row
+from tasks.ending import Ending, parameters, result_row
 from tasks.job import (
     CONTROLNET_COST,
     POST_COLUMNS,
     SHALLOW_COST,
     Conditions,
-    Ending,
     Engine,
     Job,
     check_engine,
-    parameters,
     resolve,
-    result_row,
 )
 from zs2.addons import AddOn
 from zs2.models import ModelDefaults, ModelInfo

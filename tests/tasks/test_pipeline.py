@@ -21,7 +21,8 @@ import ray
 from tasks import pipeline as pipeline_module
 from tasks.actors import StageFailure
 from tasks.disk import DiskFullError
-from tasks.job import Ending, Job
+from tasks.ending import Ending
+from tasks.job import Job
 from tasks.pipeline import MAX_ROW_CRASHES, Interrupted, Pipeline, Stage
 from tasks.pool import SLOTS, ActorPool, PoolError
 

@@ -17,7 +17,8 @@ from manifests.storage import RunFolder
 from tasks import handover, stages
 from tasks.catalogue import Catalogue
 from tasks.cluster import Resources
-from tasks.job import Ending, Engine, Job
+from tasks.ending import Ending
+from tasks.job import Engine, Job
 from tasks.pipeline import Pipeline, Stage
 from tasks.placement import place
 from tasks.pool import ActorPool
