@@ -131,6 +131,12 @@ class Survey:
     best: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     def add(self, record: dict[str, Any], scores: Mapping[str, float]) -> None:
+        """Take in a clip.
+
+        Args:
+            record: its ledger row, with `id`, `model`, `params` (JSON) and the `meta_*` columns.
+            scores: by name; one that is missing is not known.
+        """
         self.clips += 1
         for name in SCORE_NAMES:
             self.values[name].append(scores.get(name, math.nan))
