@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.arrow_types import merge_types, to_array
-from manifests.columns import COLUMNS, META, meant
+from manifests.columns import COLUMNS, META
 from manifests.digest import id_hash
 from manifests.kinds import describe
+from manifests.misspelt import meant
 from manifests.read import Manifest, ManifestError, open_manifest
 from manifests.row import Fault, RowError, parse_row
 from manifests.storage import write_aside

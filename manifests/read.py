@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.columns import COLUMNS, META, meant
+from manifests.columns import COLUMNS, META
 from manifests.digest import file_sha256
 from manifests.kinds import describe
+from manifests.misspelt import meant
 from manifests.object_store import is_url
 from manifests.pages import PageError, Reading, reading_of
 from manifests.stored_inputs import NothingThereError, fetch_manifests

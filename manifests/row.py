@@ -25,9 +25,9 @@ from manifests.columns import (
     WHERE_USED,
     Column,
     fits_ffmpeg,
-    meant,
 )
 from manifests.kinds import MAX_VALUE_BYTES, KindError, Oversize, describe, plain, quoted
+from manifests.misspelt import meant
 
 
 class Fault(NamedTuple):
