@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 from manifests.arrow_types import merge_types, to_array
 from manifests.columns import COLUMNS, META
 from manifests.digest import id_hash
+from manifests.fault import Fault
 from manifests.kinds import describe
 from manifests.misspelt import meant
 from manifests.read import Manifest, ManifestError, open_manifest
-from manifests.row import Fault, RowError, parse_row
+from manifests.row import RowError, parse_row
 from manifests.storage import write_aside
 from manifests.validate import check_rows, format_problems
 
