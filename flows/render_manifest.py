@@ -112,26 +112,31 @@ def render_manifest(
             )
             title = Path(manifest).name
             with _interruptible(run, called_by):
-                with (
-                    live_gallery(folder, title, made.rows),
-                    progress_artifact(lambda: _progress(run, made)),
-                ):
-                    _render_shards(run, made)
-                summary = publish_run(run, made, title, settings.price_per_hour)
+                summary = _render_and_publish(run, made, title, settings.price_per_hour)
         folder.sweep_temporary()  # what actors that died in this run left
         left = max(0, made.rows - sum(summary["rows"].values()))
         state = "interrupted" if run.is_interrupted and left else "finished"
         summary = {**summary, "state": state, "left": left}
         log.info("%s: this run %s", state, summary["rendered"])
-        ended = {"state": state, "finished_at": datetime.now(UTC).isoformat()}
-        write_json(folder.run_file, {**run_file, **ended})
-        folder.upload(folder.run_file)
+        _end_run_file(folder, run_file, state)
         failed = _failure(folder, settings, summary)
     if failed is not None:
         raise failed
     if summary["state"] == "interrupted":
         return interrupted(summary, f"{summary['left']} rows are left")
     return summary
+
+
+def _render_and_publish(
+    run: RenderRun, made: Plan, title: str, price_per_hour: float | None
+) -> dict[str, Any]:
+    """Render the shards while a gallery and an artifact follow them; the summary."""
+    with (
+        live_gallery(run.folder, title, made.rows),
+        progress_artifact(lambda: _progress(run, made)),
+    ):
+        _render_shards(run, made)
+    return publish_run(run, made, title, price_per_hour)
 
 
 def _failure(
@@ -237,6 +242,13 @@ def _begin_run_file(
     write_json(folder.run_file, content)
     folder.upload(folder.run_file)
     return content
+
+
+def _end_run_file(folder: RunFolder, content: dict[str, Any], state: str) -> None:
+    """Write into run.json how the run has ended, and when."""
+    ended = {"state": state, "finished_at": datetime.now(UTC).isoformat()}
+    write_json(folder.run_file, {**content, **ended})
+    folder.upload(folder.run_file)
 
 
 class _LogFile(logging.FileHandler):

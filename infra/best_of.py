@@ -106,6 +106,7 @@ def table(found: dict[str, np.ndarray], steps: int) -> str:
 
 
 def main() -> None:
+    """Measure and print the table; with --write the page, too."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--write", action="store_true", help=f"into {REPORT.name}")

@@ -153,6 +153,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
+    """Measure every codec and print the table; with --write the page, too."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help=f"into {REPORT.name}")
     arguments = parser.parse_args()

@@ -179,6 +179,7 @@ def costs(found: Found) -> str:
 
 
 def main() -> None:
+    """Measure, count and print the tables; with --write into the report, too."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=24)
     parser.add_argument("--write", action="store_true", help=f"into {REPORT.name}")

@@ -127,6 +127,7 @@ def told_p(p: float) -> str:
 
 
 def main() -> None:
+    """Measure and print the table and the verdict; with --write the page, too."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=16)
     parser.add_argument("--steps", type=int, default=10)

@@ -178,6 +178,7 @@ def verdict(found: dict[tuple[str, int, int], dict[str, float]]) -> str:
 
 
 def main() -> None:
+    """Measure and print the table and the verdict; with --write the page, too."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help=f"write {REPORT.name}")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)

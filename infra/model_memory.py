@@ -49,6 +49,7 @@ class Architecture:
 
     @property
     def configs(self) -> dict[str, dict[str, Any]]:
+        """The configurations by file, as a checkpoint has them."""
         return {
             "model_index.json": {"_class_name": self.pipeline, "vae": ["diffusers", VAE_CLASS]},
             "unet/config.json": self.unet,
@@ -57,6 +58,7 @@ class Architecture:
 
     @property
     def info(self) -> ModelInfo:
+        """What is known of such a checkpoint before it is loaded."""
         return info_of(self.name, "", self.configs, {})
 
     def parameters(self) -> int:
@@ -69,6 +71,7 @@ class Architecture:
         return sum(weight.numel() for part in parts for weight in part.parameters())
 
     def memory(self, dtype: torch.dtype, side: int | None = None) -> Memory:
+        """What rendering needs beside the weights, in bytes; at its own size unless `side` says otherwise."""
         return activation_bytes(
             self.info, height=side, width=side, dtype=dtype, configs=self.configs
         )

@@ -78,6 +78,7 @@ class Search:
 
     @classmethod
     def of(cls, shape: tuple[int, int, int], kl_target: float, seed: int) -> Search:
+        """Draw the noises of a seed, each (channel, h, w), and keep the one that stage 1 would."""
         generator = torch.Generator().manual_seed(seed)
         previous, *noises = torch.randn((1 + CANDIDATES, *shape), generator=generator)
         drawn = tuple(Pair.of(previous, noise) for noise in noises)

@@ -16,11 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.arrow_types import merge_types, to_array
-from manifests.columns import COLUMNS, META, meant
+from manifests.columns import COLUMNS, META
 from manifests.digest import id_hash
+from manifests.fault import Fault
 from manifests.kinds import describe
+from manifests.misspelt import meant
 from manifests.read import Manifest, ManifestError, open_manifest
-from manifests.row import Fault, RowError, parse_row
+from manifests.row import RowError, parse_row
 from manifests.storage import write_aside
 from manifests.validate import check_rows, format_problems
 

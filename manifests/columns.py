@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from manifests.best_by import DEFAULT as BEST_BY
@@ -345,44 +344,6 @@ _TABLE = (
 )
 
 COLUMNS: dict[str, Column] = {column.name: column for column in _TABLE}
-
-# what people call these columns elsewhere
-_ALIASES = {
-    "caption": "prompt",
-    "text": "prompt",
-    "lambda": "kl_target",
-    "λ": "kl_target",
-    "mu": "momentum",
-    "μ": "momentum",
-    "steps": "num_inference_steps",
-    "frames": "num_frames",
-    "cfg": "guidance_scale",
-    "cfg_scale": "guidance_scale",
-    "sampler": "scheduler",
-    "frame_rate": "fps",
-    "name": "id",
-}
-
-
-def nearest(name: str) -> str | None:
-    """The known column that a misspelt one probably means, or None."""
-    low = name[:200].strip().lower().replace("-", "_").replace(" ", "_")
-    if low in COLUMNS:
-        return low
-    if low in _ALIASES:
-        return _ALIASES[low]
-    if low.startswith("meta"):
-        return "meta_" + low.removeprefix("meta").lstrip("_")
-    close = get_close_matches(low, COLUMNS, n=1, cutoff=0.6)
-    return close[0] if close else None
-
-
-def meant(name: str) -> str:
-    """The sentence that follows an unknown column's name."""
-    near = nearest(name)
-    if near:
-        return f"did you mean `{near}`?"
-    return "`zs2 manifest columns` lists the columns; your own begin with `meta_`"
 
 
 def column_records() -> list[dict[str, str]]:

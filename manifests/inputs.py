@@ -11,10 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from manifests.digest import content_hash
+from manifests.fault import Fault
 from manifests.files import StorageError
 from manifests.kinds import describe
 from manifests.object_store import is_url, parse_url
-from manifests.row import Fault, ManifestRow, RowError
+from manifests.row import ManifestRow, RowError
 from manifests.stored_inputs import StoredClip, find_clip, join
 
 INPUT_COLUMNS = ("control_video", "source_video", "ip_adapter_image")

@@ -63,6 +63,7 @@ class Address(NamedTuple):
 
     @property
     def url(self) -> str:
+        """The parts as one URL, without a slash at its end."""
         return "/".join(filter(None, (f"{self.scheme}://{self.bucket}", self.key)))
 
 

@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.columns import COLUMNS, META, meant
+from manifests.columns import COLUMNS
 from manifests.digest import file_sha256
 from manifests.kinds import describe
 from manifests.object_store import is_url
 from manifests.pages import PageError, Reading, reading_of
+from manifests.schema import schema_faults
 from manifests.stored_inputs import NothingThereError, fetch_manifests
 from manifests.values import has_oversize, to_python
 
 MAX_BATCH_ROWS = 8192
-MAX_COLUMNS = 1000  # of which all but about 40 are the user's own
 MAX_FAULTS = 50  # of files; shown, the rest is counted
 MAX_BATCH_BYTES = 16 * 2**20  # a batch's rows as Python objects are a few times this
 
@@ -253,7 +253,7 @@ def _open_file(name: str, path: Path, faults: list[str]) -> ManifestFile:
         names = tuple[str, ...](schema.names)  # not UTF-8: an error, too
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(name, path, error) from error
-    faults += [f"{name}: {fault}" for fault in _schema_faults(schema)]
+    faults += [f"{name}: {fault}" for fault in schema_faults(schema)]
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     if metadata.num_rows != sum(g.num_rows for g in groups) or any(g.num_rows < 0 for g in groups):
         raise ManifestError(
@@ -287,58 +287,6 @@ def _unreadable(name: str, path: Path, error: Exception) -> ManifestError:
     build = f"`zs2 manifest build {Path(name).name}` makes one from .txt, .csv or .jsonl"
     what = "an empty file" if not magic else "not Parquet"
     return ManifestError(f"{name} is {what}: a manifest is a Parquet file. {build}")
-
-
-def _schema_faults(schema: pa.Schema) -> list[str]:
-    faults: list[str] = []
-    names: list[str] = schema.names
-    if len(names) > MAX_COLUMNS:
-        return [f"expected at most {MAX_COLUMNS:,} columns, found {len(names):,}; leave some out"]
-    for name in dict.fromkeys(names):
-        shown = f"`{name}`" if name.isprintable() and len(name) <= 80 else describe(name)
-        if names.count(name) > 1:
-            faults.append(f"{shown}: found {names.count(name)} columns of this name, expected one")
-        elif name in COLUMNS:
-            kind = COLUMNS[name].kind
-            found = schema.field(name).type
-            if not _holds(found, kind.holds, kind.lists):
-                expected = COLUMNS[name].arrow
-                faults.append(f"{shown}: expected {expected}, found {_cut_type(found)}")
-        elif not name.startswith(META):
-            faults.append(f"{shown}: unknown column, {meant(name)}")
-    for name in ("id", "prompt"):
-        if name not in names:
-            faults.append(f"`{name}`: missing, expected a column of {COLUMNS[name].arrow}")
-    return faults
-
-
-def _cut_type(found: pa.DataType) -> str:
-    name = str(found)
-    return name if len(name) <= 80 else name[:79] + "…"
-
-
-def _holds(found: pa.DataType, holds: str, lists: bool) -> bool:
-    if pa.types.is_dictionary(found):
-        found = found.value_type
-    if lists and _is_list(found):
-        return _holds(found.value_type, holds, False)
-    if pa.types.is_null(found):
-        return True
-    if holds == "text":
-        return (
-            pa.types.is_string(found)
-            or pa.types.is_large_string(found)
-            or pa.types.is_string_view(found)
-        )
-    return pa.types.is_integer(found) or pa.types.is_floating(found) or pa.types.is_decimal(found)
-
-
-def _is_list(found: pa.DataType) -> bool:
-    return (
-        pa.types.is_list(found)
-        or pa.types.is_large_list(found)
-        or pa.types.is_fixed_size_list(found)
-    )
 
 
 def _read_file(file: ManifestFile, first: int, wanted: _Wanted) -> Iterator[RawBatch]:

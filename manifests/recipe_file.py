@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from manifests.best_by import SCORE_NAMES
-from manifests.columns import COLUMNS, META, is_id, meant
+from manifests.columns import COLUMNS, META, is_id
 from manifests.kinds import KindError, count, describe, quoted
+from manifests.misspelt import meant
 from manifests.object_store import ObjectStore, is_url
 from manifests.recipe import OWN_META, Range, Recipe, Template, Threshold, quota_draws
 

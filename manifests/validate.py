@@ -11,11 +11,12 @@ from typing import Any
 
 from manifests.columns import is_id
 from manifests.digest import id_hash
+from manifests.fault import Fault
 from manifests.inputs import InputFiles
 from manifests.kinds import count, describe
 from manifests.object_store import is_url
 from manifests.read import Manifest, RawRow
-from manifests.row import Fault, ManifestRow, RowError, parse_row
+from manifests.row import ManifestRow, RowError, parse_row
 from manifests.table import Table
 
 _POSITION = 5  # bytes of a row's position

@@ -99,7 +99,7 @@ def _bytes_of(column: pa.Array) -> np.ndarray[Any, np.dtype[np.float64]]:
     if pa.types.is_struct(kind):
         parts = [_bytes_of(column.field(index)) for index in range(kind.num_fields)]
         return np.sum(parts, axis=0) if parts else np.zeros(len(column))
-    if _is_list(kind) or pa.types.is_map(kind):
+    if is_list(kind) or pa.types.is_map(kind):
         return _bytes_of_lists(column)
     try:
         lengths = pc.fill_null(pc.call_function("binary_length", [column]), 0)
@@ -123,7 +123,8 @@ def _bytes_of_lists(column: pa.Array) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.diff(ends[offsets - first])
 
 
-def _is_list(found: pa.DataType) -> bool:
+def is_list(found: pa.DataType) -> bool:
+    """Whether a column of this type holds lists, whatever kind of list; a map is none."""
     return (
         pa.types.is_list(found)
         or pa.types.is_large_list(found)
@@ -134,7 +135,7 @@ def _is_list(found: pa.DataType) -> bool:
 def _widen(column: pa.Array) -> pa.Array:
     """float32 and float16 as the doubles that they were written for: 0.01 in a float32 column means
     0.01, as it does in a double column, and not 0.009999999776."""
-    lists = _is_list(column.type)
+    lists = is_list(column.type)
     scalar = column.type.value_type if lists else column.type
     if not (pa.types.is_float32(scalar) or pa.types.is_float16(scalar)):
         return column

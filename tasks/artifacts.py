@@ -37,9 +37,11 @@ class Progress(NamedTuple):
     failed: int
 
     def percent(self) -> float:
+        """Rows that have a result, in per cent; 100 of no rows."""
         return 100.0 * self.ended / self.rows if self.rows else 100.0
 
     def told(self) -> str:
+        """The three numbers in words."""
         return f"{self.ended:,} of {self.rows:,} rows, {self.failed:,} failed"
 
 

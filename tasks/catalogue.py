@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 from manifests.best_by import parse_best_by
 from manifests.digest import digest_of, file_sha256, folder_weights_hash
+from manifests.fault import Fault
 from manifests.inputs import InputFiles
-from manifests.row import Fault, ManifestRow, RowError
+from manifests.row import ManifestRow, RowError
 from tasks.job import Conditions, Engine, Job, check_engine, resolve
 from zs2.addons import AddOn, describe_addon
 from zs2.clip_score import ScorerInfo, describe_scorer

@@ -50,6 +50,7 @@ class Cell:
 
     @property
     def is_significant(self) -> bool:
+        """Whether p is below SIGNIFICANT; never where no test was made."""
         return self.p < SIGNIFICANT
 
 

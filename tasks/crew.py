@@ -113,6 +113,7 @@ class Crew:
 
     @property
     def is_closed(self) -> bool:
+        """Whether `close` has been called: no further run may use it."""
         return self._closing.is_set()
 
     def description(self) -> str:

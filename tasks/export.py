@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -132,28 +132,15 @@ def export(
     check_apart(folder, place)
     before = place.index(form)
     done = Export()
-    found = wanted(folder, scores, conditions)
-    if form == "videofolder":
-        done.frames_left_out = without_frames(folder, found)
-    if skip_damaged:
-        done.damaged = [each.file_name for each in found if fault_of(folder, each) is not None]
-        found = [each for each in found if each.file_name not in set(done.damaged)]
-    if not found:
-        raise ExportError(
-            f"{folder.name}: expected clips that are whole, found none; render them again"
-        )
+    found = _left(folder, form, wanted(folder, scores, conditions), skip_damaged, done)
     plan = _planned(found, size)
     with TemporaryDirectory(prefix="zs2-export-") as work:
         schema = _spool(folder, scores, plan, Path(work))
         place.write_index(form, list(before.values()), complete=False)
         place.begin(form, max(plan.values()))
         entries: list[dict[str, Any]] = []
-        for number in range(max(plan.values()) + 1):
-            lines = Path(work, f"{number}.jsonl")
-            records = sorted(map(json.loads, lines.open(encoding="utf-8")), key=lambda r: r["id"])
-            lines.unlink()
-            name = f"{_FOLDERS.get(form, '')}shard-{number:06d}{FORMATS[form]}"
-            entry = {"name": name, "key": _key(form, records, schema), "clips": len(records)}
+        for entry, records in _spooled(Path(work), max(plan.values()) + 1, form, schema):
+            name: str = entry["name"]
             was = before.get(name)
             if was is None or was["key"] != entry["key"] or not place.has(name, was):
                 was = _written(folder, place, form, records, schema, name, found)
@@ -168,6 +155,26 @@ def export(
         place.remove([name for name in before if name not in done.shards])
         place.write_index(form, entries, complete=True)
     return done
+
+
+def _left(
+    folder: RunFolder, form: str, found: list[Wanted], skip_damaged: bool, done: Export
+) -> list[Wanted]:
+    """FOUND less what the form does not take and, if asked for, what is damaged; DONE hears of both.
+
+    Raises:
+        ExportError: nothing is left.
+    """
+    if form == "videofolder":
+        done.frames_left_out = without_frames(folder, found)
+    if skip_damaged:
+        done.damaged = [each.file_name for each in found if fault_of(folder, each) is not None]
+        found = [each for each in found if each.file_name not in set(done.damaged)]
+    if not found:
+        raise ExportError(
+            f"{folder.name}: expected clips that are whole, found none; render them again"
+        )
+    return found
 
 
 def _written(
@@ -225,6 +232,18 @@ def _spool(folder: RunFolder, scores: Scores, plan: Mapping[str, int], work: Pat
     ]
     types = {name: _type(kinds[name]) for name in kinds} | dict.fromkeys(SCORE_NAMES, pa.float64())
     return pa.schema([(name, types[name]) for name in names])
+
+
+def _spooled(
+    work: Path, shards: int, form: str, schema: pa.Schema
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Shard after shard, what the index says of it before it is written, and its records by id."""
+    for number in range(shards):
+        lines = work / f"{number}.jsonl"
+        records = sorted(map(json.loads, lines.open(encoding="utf-8")), key=lambda r: r["id"])
+        lines.unlink()
+        name = f"{_FOLDERS.get(form, '')}shard-{number:06d}{FORMATS[form]}"
+        yield {"name": name, "key": _key(form, records, schema), "clips": len(records)}, records
 
 
 def _type(kind: pa.DataType) -> pa.DataType:

@@ -66,10 +66,12 @@ class Line:
 
     @property
     def is_first(self) -> bool:
+        """Whether nobody hands anything on to this share."""
         return self.index == 0
 
     @property
     def is_last(self) -> bool:
+        """Whether this share hands nothing on."""
         return self.index == self.count - 1
 
     def send(self, number: int, value: Any, arrays: Iterable[Any] = ()) -> None:

@@ -69,6 +69,11 @@ class Tally:
     device_seconds: float = 0.0
 
     def add(self, row: ResultRow, report: Mapping[str, Any] | None = None) -> None:
+        """Count a row that has ended.
+
+        Args:
+            report: of its stages; `unet_calls` and `native_pictures` are counted.
+        """
         self.statuses[row.status] += 1
         self.frames += (row.num_frames or 0) if row.status == "ok" else 0
         self.unet_calls += (report or {}).get("unet_calls", 0)

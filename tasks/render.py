@@ -172,6 +172,7 @@ class RenderRun:
 
     @property
     def is_interrupted(self) -> bool:
+        """Whether the run takes no further rows; see `interrupt`."""
         return self._interrupted.is_set()
 
     def end(self, shard: ShardTally, ending: Ending) -> None:

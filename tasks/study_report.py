@@ -29,6 +29,7 @@ class Section:
 
     @property
     def said(self) -> str:
+        """The settings as one sentence."""
         return ", ".join(f"{name} {value}" for name, value in self.settings.items()) + "."
 
 

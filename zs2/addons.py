@@ -96,6 +96,7 @@ class AddOn:
 
     @property
     def is_local(self) -> bool:
+        """Whether `location` is on this machine and no hub id."""
         return self.revision is None
 
 

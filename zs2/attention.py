@@ -108,6 +108,7 @@ class MomentumState:
         self.carried.clear()
 
     def enter_segment(self, start: int, count: int, padded_count: int) -> None:
+        """Turn to the segment that begins `start` frames after `first`."""
         self.start, self.count, self.padded_count = self.first + start, count, padded_count
 
     def average(

@@ -40,6 +40,7 @@ class Encoded(NamedTuple):
     pooled: Float[Tensor, "text feature"] | None
 
     def zeros(self) -> Encoded:
+        """Zeros of the same shapes and dtype, as SDXL's `force_zeros_for_empty_prompt` asks for."""
         pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
         return Encoded(torch.zeros_like(self.tokens), pooled)
 

@@ -77,6 +77,7 @@ class ModelInfo:
 
     @property
     def is_local(self) -> bool:
+        """Whether `location` is on this machine and no hub id."""
         return self.revision is None
 
     @property

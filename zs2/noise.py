@@ -56,11 +56,13 @@ class Pair(NamedTuple):
 
     @classmethod
     def of(cls, previous: Tensor, candidate: Tensor) -> Pair:
+        """The pair of a drawn frame p and a candidate ε̃, (channel, h, w) each; means in float64."""
         p = previous.double()
         weight = p.exp()
         return cls((weight * p).mean().item(), (weight * candidate.double()).mean().item())
 
     def kl(self, alpha: float) -> float:
+        """KL of √α·p + √(1−α)·ε̃ to p."""
         return self.A - math.sqrt(alpha) * self.A - math.sqrt(1 - alpha) * self.B
 
 

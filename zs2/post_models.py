@@ -49,6 +49,7 @@ class PostModel:
 
     @property
     def is_local(self) -> bool:
+        """Whether `location` is on this machine and no hub id."""
         return self.revision is None
 
 

@@ -43,6 +43,7 @@ class Entry:
 
     @property
     def is_usable(self) -> bool:
+        """Whether it can be rendered with; where not, `reason` says why."""
         return self.info is not None
 
     def weights(self, dtype: str) -> int | None:

@@ -33,6 +33,7 @@ class Nodes:
 
     @property
     def address(self) -> str:
+        """Where drivers join, host:port."""
         return self._cluster.address
 
     def add(self) -> None:

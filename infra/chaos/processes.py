@@ -26,6 +26,7 @@ def state(pid: int) -> str:
 
 
 def is_alive(pid: int) -> bool:
+    """Whether it is there and has not ended; a frozen one is alive."""
     return state(pid) not in "ZX"
 
 
@@ -41,6 +42,7 @@ def parents() -> dict[int, int]:
 
 
 def children(*pids: int) -> list[int]:
+    """Pids whose parent is one of these."""
     return [pid for pid, parent in parents().items() if parent in pids]
 
 
@@ -78,10 +80,12 @@ def freeze(pid: int) -> bool:
 
 
 def release(pid: int) -> None:
+    """Let a frozen process go on; one that is gone is no error."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGCONT)
 
 
 def kill(pid: int) -> None:
+    """SIGKILL to a process; one that is gone is no error."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)

@@ -71,6 +71,7 @@ class Watcher:
         self._thread.start()
 
     def close(self) -> None:
+        """Stop watching, when the thread has dealt with the event it is at."""
         os.write(self._wake, b"x")
         self._thread.join()
         for handle in (self._handle, self._stop, self._wake):

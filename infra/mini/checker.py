@@ -63,6 +63,7 @@ class Checker(nn.Module):
         )
 
     def forward(self, pictures_: Tensor) -> dict[str, Tensor]:
+        """Logits by question, (batch, labels) each, of pictures (batch, 3, h, w) in -1..1."""
         found = self.body(pictures_)
         rows = found.mean(3).flatten(1)
         pooled = torch.cat([found.amax((2, 3)), found.mean((2, 3)), rows], 1)
@@ -180,6 +181,7 @@ def trained() -> Checker:
 
 
 def main() -> None:
+    """Train the checker and write its weights, unless --score; print how often it is right."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=positive_number, default=9)
     parser.add_argument("--batch", type=whole_number, default=64)

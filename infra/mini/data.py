@@ -67,6 +67,7 @@ def pictures(count: int, size: int = 64, workers: int = 2) -> np.ndarray:
 
 
 def main() -> None:
+    """Draw the scenes, unless they are there."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=whole_number, default=COUNT)
     parser.add_argument("--size", type=whole_number, default=64)

@@ -19,6 +19,7 @@ PARTS = {
 
 
 def main() -> None:
+    """Run the programs of the parts one after the other; the first that fails ends it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all"

@@ -81,6 +81,7 @@ def measure(
 
 
 def main() -> None:
+    """Print a row of the table for each method, then what a greater λ adds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="a StableDiffusionPipeline folder or a bundled name")
     parser.add_argument("--prompts", type=whole_number, default=64)

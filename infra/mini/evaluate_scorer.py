@@ -112,6 +112,7 @@ def of_clips(scorer: ClipScorer, folder: Path, method: str) -> None:
 
 
 def main() -> None:
+    """Print how often pictures and captions find each other; with --clips, clips their prompts, too."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scorer", help="a CLIP's folder, hub id or bundled name")
     parser.add_argument("--clips", type=Path, help="a folder that `zs2 compare` has made")

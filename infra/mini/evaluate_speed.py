@@ -34,6 +34,7 @@ def seconds(work: Callable[[], Any], times: int) -> float:
 
 
 def main() -> None:
+    """Print the two medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="a StableDiffusionPipeline folder or a bundled name")
     parser.add_argument("--times", type=whole_number, default=5)

@@ -170,6 +170,7 @@ def draw_curve(path: Path) -> None:
 
 
 def main() -> None:
+    """Print the tables of pictures, time and clips, or draw the curve."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", type=whole_number, default=256)
     parser.add_argument("--photos", type=Path, help="a folder of photographs")

@@ -40,6 +40,7 @@ def export(name: str, root: Path = BUNDLED) -> int:
 
 
 def main() -> None:
+    """Write the folders of the models and print their sizes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(EXPORTS)}; default: all"

@@ -62,6 +62,7 @@ def text() -> str:
 
 
 def main() -> None:
+    """Write the file."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     PROMPTS.write_text(text(), "utf-8")
     print(f"{PROMPTS.relative_to(ROOT)}: {len(prompts())} prompts")

@@ -64,6 +64,7 @@ class Scene:
 
     @property
     def count(self) -> int:
+        """How many things stand in it."""
         return len(self.spots)
 
 

@@ -62,6 +62,7 @@ def command(stage: Stage, scale: float, size: int, count: int | None = None) -> 
 
 
 def main() -> None:
+    """Run the stages that are not done, in order; the first that fails ends it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stages", nargs="*", help=f"some of {', '.join(STAGES)}; default: all")
     parser.add_argument(

@@ -253,6 +253,7 @@ def trained(size: int | None = None) -> AutoencoderKL:
 
 
 def main() -> None:
+    """Train the autoencoder, or with --decoder its decoder alone."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=positive_number, default=30)
     parser.add_argument("--batch", type=whole_number, default=32)

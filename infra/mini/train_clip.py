@@ -242,6 +242,7 @@ def trained_clip() -> CLIPModel:
 
 
 def main() -> None:
+    """Train the scorer."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=positive_number, default=12.5)
     parser.add_argument("--batch", type=whole_number, default=96)

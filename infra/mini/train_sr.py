@@ -182,6 +182,7 @@ def trained(checkpoint: Path = CHECKPOINT) -> MiniSR:
 
 
 def main() -> None:
+    """Train mini-sr."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=positive_number, default=42)
     parser.add_argument("--batch", type=whole_number, default=16)

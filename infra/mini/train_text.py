@@ -214,6 +214,7 @@ def trained() -> tuple[CLIPTokenizer, CLIPTextModel]:
 
 
 def main() -> None:
+    """Write the tokenizer and train the text encoder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=positive_number, default=6)
     parser.add_argument("--batch", type=whole_number, default=128)

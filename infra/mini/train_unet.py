@@ -250,6 +250,7 @@ def trained(encoder: CLIPTextModel, checkpoint: Path = CHECKPOINT) -> UNet2DCond
 
 
 def main() -> None:
+    """Train the denoiser."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=positive_number, default=75)
     parser.add_argument("--batch", type=whole_number, default=64)

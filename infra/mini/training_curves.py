@@ -89,6 +89,7 @@ def draw_curves(path: Path, logs: Path = WORK) -> None:
 
 
 def main() -> None:
+    """Draw the curves into the named file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("picture", type=Path, help="the .svg or .png to write")
     draw_curves(parser.parse_args().picture)

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests.kinds import Oversize
-from manifests.read import MAX_COLUMNS, ManifestError, open_manifest
+from manifests.read import ManifestError, open_manifest
+from manifests.schema import MAX_COLUMNS
 from manifests.validate import check_rows
 
 pytestmark = pytest.mark.timeout(240)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from manifests.columns import COLUMNS, WHERE_USED, column_records, is_id, meant, nearest
+from manifests.columns import COLUMNS, WHERE_USED, column_records, is_id
 
 # fmt: off
 PUBLIC = [
@@ -44,34 +44,6 @@ def test_the_printed_table_has_a_line_for_each_column():
     assert records["canny_high"]["default"] == "200 (with control canny)"
     assert records["canny_high"]["type"] == "int32" and records["control_scale"]["type"] == "float"
     assert records["best_by"]["default"] == "clip_score (with best_of above 1)"
-
-
-@pytest.mark.parametrize(
-    ("typed", "known"),
-    [
-        ("promt", "prompt"),
-        ("Prompt", "prompt"),
-        ("negative prompt", "negative_prompt"),
-        ("num-frames", "num_frames"),
-        ("lambda", "kl_target"),
-        ("λ", "kl_target"),
-        ("steps", "num_inference_steps"),
-        ("hieght", "height"),
-        ("metasource", "meta_source"),
-        ("meta-source", "meta_source"),
-        ("zzzzzz", None),
-        ("", None),
-    ],
-)
-def test_a_misspelt_column_is_recognised(typed: str, known: str | None):
-    """The nearest known column is named, or none where nothing is near."""
-    assert nearest(typed) == known
-    assert (f"`{known}`" if known else "zs2 manifest columns") in meant(typed)
-
-
-def test_nearest_is_quick_for_a_name_of_any_length():
-    """A column's name may be a megabyte; only its beginning is compared."""
-    assert nearest("x" * 1_000_000) is None
 
 
 @pytest.mark.parametrize("value", ["a", "A-1_b.c", "0", "-", "_x", "x" * 128])

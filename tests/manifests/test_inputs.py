@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from manifests.digest import content_hash
+from manifests.fault import Fault
 from manifests.inputs import InputFiles, RootError
 from manifests.read import open_manifest
-from manifests.row import Fault, ManifestRow, RowError, parse_row
+from manifests.row import ManifestRow, RowError, parse_row
 from manifests.validate import check_rows
 from tests.manifests.conftest import Write
 

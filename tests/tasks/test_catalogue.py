@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from manifests.fault import Fault
 from manifests.inputs import InputFiles
-from manifests.row import Fault, RowError, parse_row
+from manifests.row import RowError, parse_row
 from tasks.catalogue import IN_WORDS, Catalogue, fit_to_model
 from tasks.job import Conditions, Engine, Job
 from tests import tiny_addons, tiny_models

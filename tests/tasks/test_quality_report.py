@@ -1,4 +1,4 @@
-"""report.html: near-duplicates are found, values counted, worst and best told, nothing runs."""
+"""report.html: duplicates are shown, values counted, worst and best told, nothing runs."""
 
 from __future__ import annotations
 
@@ -7,45 +7,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from manifests.scores import read_scores
-from tasks import quality_report
 from tasks.evaluate import evaluate
-from tasks.quality_report import near_duplicates, survey, write_report
+from tasks.quality_report import write_report
+from tasks.survey import survey
 from tests import tiny_models
 from tests.tasks.test_evaluate import add, run_folder
-
-
-def test_near_duplicates_are_all_found(monkeypatch: pytest.MonkeyPatch):
-    """As a comparison of every clip with every other finds them, whatever the blocks: how many pairs,
-    how many clips, and the closest first."""
-    rng = np.random.default_rng(0)
-    points = rng.normal(size=(23, 6))
-    points[20:] = points[[1, 1, 7]] + 1e-3 * rng.normal(size=(3, 6))
-    points /= np.linalg.norm(points, axis=1, keepdims=True)
-    cosines = points @ points.T
-    wanted = [(a, b) for a in range(23) for b in range(a + 1, 23) if cosines[a, b] >= 0.9]
-    for block in (4, 5, 23, 100):
-        monkeypatch.setattr(quality_report, "BLOCK", block)
-        found = near_duplicates(points, 0.9)
-        assert sorted((p.one, p.other) for p in found.closest) == wanted
-        assert (found.pairs, found.clips) == (
-            len(wanted),
-            len({at for pair in wanted for at in pair}),
-        )
-        assert [p.cosine for p in found.closest] == sorted(p.cosine for p in found.closest)[::-1]
-        few = near_duplicates(points, 0.9, most=2)
-        assert few.pairs == len(wanted)
-        assert [pair[1:] for pair in few.closest] == [pair[1:] for pair in found.closest[:2]]
-
-
-def test_few_clips_have_no_duplicates():
-    """None and one alone."""
-    for count in (0, 1):
-        found = near_duplicates(np.ones((count, 4), np.float16) / 2, 0.9)
-        assert (found.pairs, found.clips, found.closest) == (0, 0, [])
 
 
 class Tags(HTMLParser):
