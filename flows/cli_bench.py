@@ -54,6 +54,9 @@ def bench_sampler(
     side: Annotated[int | None, typer.Option(help="Pixels; default the model's own.")] = None,
     dtype: DtypeOption = "auto",
     engine: Annotated[str, typer.Option(help="compiled measures that engine, too.")] = "eager",
+    clips_per_call: Annotated[
+        int, typer.Option(help="Of each side so many clips; ZS² with as many in a call, too.")
+    ] = 1,
     pairs: PairsOption = 5,
     threads: CoresOption = None,
     as_json: JsonOption = False,
@@ -75,6 +78,7 @@ def bench_sampler(
         side=side,
         dtype=dtype,
         engine=engine,
+        clips_per_call=clips_per_call,
         pairs=pairs,
         threads=_cores(threads),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,9 +24,9 @@ from flows.bench.paired import (
 from flows.bench.pipelines import sampler_of, set_threads, synchronize
 from flows.bench.tables import markdown_table
 from flows.bench.work import counted
+from flows.computing import computing
 from flows.console import table
 from flows.errors import UsageError
-from tasks.job import ENGINES
 from zs2.attention import MomentumState, momentum_attention
 from zs2.baselines import begin_and_warp
 from zs2.config import ClipConfig
@@ -48,6 +49,7 @@ def sampler(
     side: int | None = None,
     dtype: str = "auto",
     engine: str = "eager",
+    clips_per_call: int = 1,
     pairs: int = 5,
     threads: int | None = None,
 ) -> dict[str, Any]:
@@ -58,10 +60,12 @@ def sampler(
         batch: frames a UNet call: segment_frames here, pictures a call there.
         steps, guidance, side: default the model's own.
         engine: with `compiled` ZS² by that engine is compared with all others, the eager one among them.
+        clips_per_call: with k > 1 every side makes k clips, and ZS² with k in a UNet call is compared
+            with all others, ZS² with one among them.
         pairs: rounds, each side once in every one.
 
     Returns:
-        `machine`, `device`, `dtype`, `threads`, `clip` (frames, batch, steps, guidance, side),
+        `machine`, `device`, `dtype`, `threads`, `clip` (frames, batch, steps, guidance, side), `clips`,
         `peak_flops` (a second, of matrix products), `sides` by name: medians, frames a second, work,
         `share` of the peak, and of those that `first` is compared with `ratio` (`paired.ratios`);
         `momentum`: seconds of a UNet call with and without, and the `share` of its time that momentum
@@ -75,8 +79,7 @@ def sampler(
             "zs2 bench sampler: expected at least 2 frames, a batch and a pair of at least 1, "
             f"found {frames}, {batch} and {pairs}"
         )
-    if engine not in ENGINES:
-        raise UsageError(f"--engine: expected one of {', '.join(ENGINES)}, found {engine!r}")
+    declared = computing(dtype, engine=engine, clips_per_call=clips_per_call)
     used = set_threads(threads)
     ours = sampler_of(model, unet, dtype)
     pipe: Any = ours.pipe
@@ -89,22 +92,26 @@ def sampler(
         "guidance": own.guidance_scale if guidance is None else guidance,
         "side": side or pipe.unet.config.sample_size * pipe.vae_scale_factor,
     }
-    sides = _sides(ours, clip)
+    sides = _sides(ours, clip, clips_per_call)
+    first = next(iter(sides))
     found: dict[str, dict[str, Any]] = {name: counted(pipe, call) for name, call in sides.items()}
-    first = ZS2
-    if engine == "compiled":
-        first = COMPILED
+    if declared.engine == "compiled":
         compiled = sampler_of(model, unet, dtype)
         compiled.compile()
-        sides[COMPILED] = _sides(compiled, clip)[ZS2]
-        found[COMPILED] = dict(found[ZS2])  # compiled code cannot be counted; it is the same work
+        by_eager, first = first, first.replace(ZS2, COMPILED)
+        sides[first] = _sides(compiled, clip, clips_per_call)[by_eager]
+        found[first] = dict(found[by_eager])  # compiled code cannot be counted; it is the same work
     for call in sides.values():
         call()  # counting runs other code than measuring does
     timings = in_turn(sides, pairs, wait)
     peak = matmul_peak(pipe.unet.device, pipe.unet.dtype)
     for name, side_found in found.items():
         side_found |= _rates(
-            side_found["flops"], timings[name], frames, peak, None if wait else used
+            side_found["flops"],
+            timings[name],
+            frames * clips_per_call,
+            peak,
+            None if wait else used,
         )
         if name != first:
             side_found["ratio"] = ratios(timings[first], timings[name])
@@ -116,6 +123,7 @@ def sampler(
         "threads": used,
         "pairs": pairs,
         "clip": clip,
+        "clips": clips_per_call,
         "first": first,
         "peak_flops": peak,
         "sides": found,
@@ -139,8 +147,11 @@ def _device_name(pipe: Any) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _sides(ours: ZS2Sampler, clip: Mapping[str, Any]) -> dict[str, Callable[[], object]]:
-    """Each side as one call that ends with decoded frames."""
+def _sides(
+    ours: ZS2Sampler, clip: Mapping[str, Any], clips: int
+) -> dict[str, Callable[[], object]]:
+    """Each side as one call that ends with the decoded frames of so many clips; the first is ours, with
+    all of them in a UNet call."""
     pipe: Any = ours.pipe
     shared = {
         "height": clip["side"],
@@ -150,8 +161,15 @@ def _sides(ours: ZS2Sampler, clip: Mapping[str, Any]) -> dict[str, Callable[[], 
     }
     frames, batch = clip["frames"], clip["batch"]
 
-    def zs2() -> object:
-        return ours(PROMPT, num_frames=frames, segment_frames=batch, seed=0, **shared)
+    def zs2(together: int) -> object:
+        return ours(
+            [PROMPT] * clips,
+            num_frames=frames,
+            segment_frames=batch,
+            seed=list(range(clips)),
+            clips_per_call=together,
+            **shared,
+        )
 
     def plain() -> object:
         generator = torch.Generator().manual_seed(0)
@@ -163,16 +181,19 @@ def _sides(ours: ZS2Sampler, clip: Mapping[str, Any]) -> dict[str, Callable[[], 
                 output_type="np",
                 **shared,
             )
-            for start in range(0, frames, batch)
+            for start in [*range(0, frames, batch)] * clips
         ]
 
-    sides: dict[str, Callable[[], object]] = {ZS2: zs2, PLAIN: plain}
+    sides: dict[str, Callable[[], object]] = {}
+    if clips > 1:
+        sides[f"{ZS2}, {clips} clips a call"] = partial(zs2, clips)
+    sides |= {ZS2: partial(zs2, 1), PLAIN: plain}
     if type(pipe) is StableDiffusionPipeline and frames == batch:  # it takes all frames at once
-        sides[ZERO] = _zero(pipe, frames, shared)
+        sides[ZERO] = _zero(pipe, frames, shared, clips)
     return sides
 
 
-def _zero(pipe: Any, frames: int, shared: Mapping[str, Any]) -> Callable[[], object]:
+def _zero(pipe: Any, frames: int, shared: Mapping[str, Any], clips: int) -> Callable[[], object]:
     parts = {name: part for name, part in pipe.components.items() if name != "image_encoder"}
     processors = dict(pipe.unet.attn_processors)
     steps = shared["num_inference_steps"]
@@ -186,7 +207,10 @@ def _zero(pipe: Any, frames: int, shared: Mapping[str, Any]) -> Callable[[], obj
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch, how it calls it
             try:
-                return video(PROMPT, video_length=frames, generator=generator, **times, **shared)
+                return [
+                    video(PROMPT, video_length=frames, generator=generator, **times, **shared)
+                    for _ in range(clips)
+                ]
             finally:
                 pipe.unet.set_attn_processor(dict(processors))  # it leaves its own there
 
@@ -283,10 +307,14 @@ def _setting(report: Mapping[str, Any]) -> str:
     clip = report["clip"]
     return (
         f"{report['model']} on {report['device']}, {report['dtype']}, threads: {report['threads']}; "
-        f"{clip['frames']} frames of {clip['side']}×{clip['side']}, {clip['batch']} a call, "
+        f"{_clips(report)}{clip['frames']} frames of {clip['side']}×{clip['side']}, {clip['batch']} a call, "
         f"{clip['steps']} steps, guidance {clip['guidance']:g}; {report['pairs']} pairs; "
         f"peak of matrix products {report['peak_flops'] / 1e12:.3g} TFLOP/s"
     )
+
+
+def _clips(report: Mapping[str, Any]) -> str:
+    return f"{report['clips']} clips of " if report["clips"] > 1 else ""
 
 
 def _rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:

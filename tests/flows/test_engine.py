@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from flows.commands.run import _rows_to_render  # pyright: ignore[reportPrivateU
 from flows.errors import exit_code_of
 from flows.settings import RenderSettings
 from manifests.storage import RunFolder
-from tests.flows.running import write_rows
+from tests.flows.running import write_rows, zs2
 from zs2.models import ModelError
 
 
@@ -47,3 +49,30 @@ def test_an_unknown_engine_is_refused(command: list[str], tmp_path: Path) -> Non
     assert done.exception is not None and exit_code_of(done.exception) == 2
     assert "--engine" in str(done.exception) and "'fast'" in str(done.exception)
     assert "compiled" in str(done.exception)
+
+
+def test_several_clips_a_call_from_the_manifest_to_the_file(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """A run that declares two makes each file that `sample` makes with two, whatever it was sampled with,
+    and `show` gives the command that does; a second run with two has nothing to do, one without it all."""
+    row = {"model": str(tiny_model), "num_frames": 3, "num_inference_steps": 2, "codec": "gif"}
+    rows = [{"id": f"r{i}", "prompt": f"a {'b' * i}", **row} for i in range(3)]
+    manifest, out = write_rows(tmp_path / "m.parquet", rows), tmp_path / "out"
+    words = ("render", manifest, "-o", out, "--clips-per-call", 2)
+    assert zs2(*words).code == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["rendered"]["ok"] == 3 and summary["unet_calls"] == 2 * 2  # the second filled up
+    shown = json.loads(zs2("show", out, "r2", "--json").out)
+    assert shown["params"]["clips_per_call"] == 2
+    again = shlex.split(shown["again"])
+    assert again[-2:] == ["--clips-per-call", "2"]
+    again[again.index("-o") + 1] = str(tmp_path / "r2.gif")
+    assert zs2(*again[1:]).code == 0
+    rendered = (tmp_path / "out" / shown["file_name"]).read_bytes()
+    assert (tmp_path / "r2.gif").read_bytes() == rendered
+    plan = ("plan", manifest, "-o", out, "--json")
+    assert json.loads(zs2(*plan, "--clips-per-call", 2).out)["done"] == 3
+    assert json.loads(zs2(*plan).out)["done"] == 0
+    refused = zs2("render", manifest, "-o", out, "--clips-per-call", 0)
+    assert refused.code == 2 and "--clips-per-call: " in refused.err

@@ -91,3 +91,19 @@ def test_the_plan_tells_when_compiling_pays(manifest: str) -> None:
         planned(manifest, None, compiled_gain=0.0)
     with pytest.raises(UsageError, match="--engine: expected one of eager, compiled"):
         planned(manifest, None, engine="fast")
+
+
+def test_the_plan_tells_whether_clips_should_share_calls(manifest: str) -> None:
+    """Where they gain more than filling up calls costs: of three rows in calls of 2, a third more."""
+    calls = planned(manifest, None)["work"]["unet_calls"]
+    few, many = (planned(manifest, None, clips_per_call=2, clips_gain=g) for g in (1.3, 1.4))
+    assert few["work"]["unet_calls"] == calls * 2 / 3
+    assert few["work"]["filled_pictures"] * 4 == few["work"]["unet_pictures"]
+    assert (few["recommended_clips_per_call"], many["recommended_clips_per_call"]) == (1, 2)
+    assert "1: 2 gain 1.3 ×" in command.text(few) and "25.0 % of the pictures" in command.text(few)
+    assert planned(manifest, None, clips_per_call=2)["recommended_clips_per_call"] == 1
+    assert "clips a call" not in command.text(planned(manifest, None))
+    with pytest.raises(UsageError, match="--clips-per-call: expected at least 1, found 0"):
+        planned(manifest, None, clips_per_call=0)
+    with pytest.raises(UsageError, match="--clips-gain: expected a number above 0, found -1"):
+        planned(manifest, None, clips_gain=-1.0)

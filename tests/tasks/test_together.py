@@ -1,0 +1,300 @@
+"""Rows that share their UNet calls: which ones may, what is declared, and the same bytes in any company."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from manifests.read import open_manifest
+from manifests.row import parse_row
+from manifests.storage import RunFolder
+from tasks import stages
+from tasks.catalogue import Catalogue
+from tasks.cluster import Resources
+from tasks.companions import Companions
+from tasks.ending import Ending, parameters
+from tasks.job import Engine, Job
+from tasks.out_of_memory import Fallbacks
+from tasks.pipeline import Pipeline, Stage
+from tasks.placement import place
+from tasks.plan import jobs_of, make_plan
+from tasks.pool import ActorPool
+from tasks.split import why_whole
+from tasks.warm import WarmModels
+from tests.flows.running import write_rows
+
+TinyJob = Callable[..., Job]
+
+
+@pytest.fixture
+def tiny_job(tiny_model: Path) -> TinyJob:
+    catalogue = Catalogue()
+
+    def make(row_id: str, clips: int = 3, **columns: Any) -> Job:
+        values = {"prompt": "a b", "num_frames": 4, "num_inference_steps": 2, "codec": "ffv1"}
+        own = {"id": row_id, "model": str(tiny_model), **values, **columns}
+        engine = Engine(clips_per_call=clips)
+        return catalogue.job(parse_row(own), own, ".", 0, engine)
+
+    return make
+
+
+def test_it_is_declared_and_enters_the_digest(tiny_job: TinyJob):
+    """So many clips a call are another clip; one is what it was before there was the setting, in the
+    digest as in the ledger's words. A row that has its calls to itself is the same whatever is asked."""
+    one, two, three = (tiny_job("a", clips) for clips in (1, 2, 3))
+    assert len({one.digest, two.digest, three.digest}) == 3
+    assert one.digest == tiny_job("a", 1).digest
+    assert "clips_per_call" not in parameters(one) and '"clips_per_call": 2' in parameters(two)
+    fine = {"temporal_sr": "latent", "temporal_scale": 2}
+    for columns in ({"best_of": 2, "best_by": "dynamic_degree"}, {"long_prompt": "chunk"}, fine):
+        alone, asked = tiny_job("a", 1, **columns), tiny_job("a", 3, **columns)
+        assert asked.clips_per_call == 1
+        assert asked.digest == alone.digest
+
+
+OWN = {"prompt": "c", "seed": 7, "negative_prompt": "dark", "kl_target": 0.3}
+SHARED = {
+    **{"num_frames": 5, "height": 64, "num_inference_steps": 3, "guidance_scale": 1.0},
+    **{"scheduler": "euler", "momentum": 0.5, "noise": "iid", "speed": "fast"},
+}
+
+
+def test_which_rows_share_calls(tiny_job: TinyJob):
+    """Those that differ in their words, seed, λ and in what is made of the frames; no others."""
+    one = tiny_job("a")
+    after = {"fps": 12, "codec": "gif", "spatial_scale": 2}
+    assert all(one.shares_calls_with(tiny_job("b", **{k: v})) for k, v in (OWN | after).items())
+    assert not any(one.shares_calls_with(tiny_job("b", **{k: v})) for k, v in SHARED.items())
+    assert not tiny_job("a", 1).shares_calls_with(tiny_job("b", 1))
+    assert why_whole(tiny_job("a", num_frames=24)) == "it is sampled side by side with others"
+    assert why_whole(tiny_job("a", 1, num_frames=24)) is None
+
+
+def rendered(folder: RunFolder, nodes: list[Resources], jobs: list[Job]) -> dict[str, Ending]:
+    """How rows ended that one sampler rendered."""
+    spawners = place(nodes, len(jobs), samplers=1).spawners(str(folder.root))
+    pools = {name: ActorPool(name, spawn, 1) for name, spawn in spawners.items()}
+    pipeline = Pipeline([Stage(pools["sample"]), Stage(pools["post"])])
+    ended: list[Ending] = []
+    try:
+        pipeline.render(iter(jobs), ended.append)
+    finally:
+        pipeline.close()
+    assert len(ended) == len(jobs)
+    return {ending.job.row.id: ending for ending in ended}
+
+
+def test_rows_end_to_end(local_ray: list[Resources], tiny_job: TinyJob, tmp_path: Path):
+    """Through real actors, three a call: the same files as each row by itself; rows of another kind,
+    and one whose prompt is too long, end as they would alone; of six alike there are two batches."""
+    alike = [
+        tiny_job(f"r{i}", prompt=f"a {'b' * i}", seed=i, kl_target=0.1 * i, fps=8 + i)
+        for i in range(6)
+    ]
+    others = [
+        tiny_job("longer", num_frames=5),
+        tiny_job("best", best_of=2, best_by="dynamic_degree"),
+    ]
+    strict: list[Job] = []
+    for name, words in (("before", "a"), ("bad", "a " * 40), ("after", "b")):
+        strict.append(tiny_job(name, prompt=words, long_prompt="fail"))
+    jobs = [*alike, *others, *strict]
+    folder = RunFolder(tmp_path / "out").create()
+    ended = rendered(folder, local_ray, jobs)
+    bad = ended.pop("bad")
+    assert (bad.status, bad.stage, bad.error_type) == ("failed", "sample", "PromptError")
+    models = WarmModels()
+    for job in jobs:
+        if job is bad.job:
+            continue
+        ending = ended[job.row.id]
+        assert ending.status == "ok" and ending.report, ending.error_message
+        alone = stages.render_alone(models, job, tmp_path / f"{job.row.id}.mkv")
+        assert ending.report["sha256"] == alone["sha256"], job.row.id
+        assert ending.report["kl_achieved"] == alone["kl_achieved"]
+        assert ending.report["seconds_sample"] > 0
+        assert ending.attempts == 1
+    reports = [ended[job.row.id].report or {} for job in alike]
+    assert [report["unet_calls"] for report in reports] == [2, 0, 0, 2, 0, 0]
+    assert reports[0]["native_pictures"] == 3 * alike[0].native_pictures
+    assert (ended["longer"].report or {})["unet_calls"] == 2
+
+
+def test_what_is_wrong_with_one_is_not_the_others(
+    tiny_job: TinyJob, monkeypatch: pytest.MonkeyPatch
+):
+    """A neighbour's clip of NaN, or an error that it brings up, leaves the row's own: with the same
+    latents. Clips wait for their rows once only."""
+    import tasks.companions as companions_module
+
+    models, fallbacks, companions = WarmModels(), Fallbacks(), Companions()
+    first, second, third = (tiny_job(name, seed=i) for i, name in enumerate("abc"))
+    wanted, _ = Companions().sample(models, fallbacks, first, [])
+    whole = companions_module.sample_clips
+
+    def poisoned(models: WarmModels, jobs: list[Job]) -> Any:
+        clips = whole(models, jobs)
+        for job, clip in zip(jobs, clips, strict=True):
+            if job is second:
+                clip.latents[:] = np.nan
+        return clips
+
+    monkeypatch.setattr(companions_module, "sample_clips", poisoned)
+    sampled, _ = companions.sample(models, fallbacks, first, [second, third])
+    assert (sampled.latents == wanted.latents).all() and not sampled.reused
+    assert sampled.seconds_elsewhere < 0
+    with pytest.raises(companions_module.SamplingError, match="expected finite latents"):
+        companions.sample(models, fallbacks, second, [third])
+    waited, _ = companions.sample(models, fallbacks, third, [])
+    alone, _ = Companions().sample(models, fallbacks, third, [])
+    assert waited.reused and (waited.latents == alone.latents).all()
+    assert not companions.sample(models, fallbacks, third, [])[0].reused
+
+    def failing(models: WarmModels, jobs: list[Job]) -> Any:
+        if len(jobs) > 1:
+            raise ValueError("one of them")
+        return whole(models, jobs)
+
+    monkeypatch.setattr(companions_module, "sample_clips", failing)
+    sampled, _ = companions.sample(models, fallbacks, first, [second, third])
+    assert (sampled.latents == wanted.latents).all()
+    monkeypatch.setattr(companions_module, "sample_clips", whole)
+    companions.sample(models, fallbacks, first, [second, third])
+    again, _ = companions.sample(models, fallbacks, second, [third])
+    assert again.reused and again.seconds_elsewhere > 0
+
+
+class Sampler:
+    """Leaves a file for each call, with the rows that were given along; `die` ends the process when the
+    row is among them, `die first` at its first time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @ray.method(num_returns="streaming")
+    def run(
+        self, job: Job, chunks: None, line: None = None, others: list[Job] | None = None
+    ) -> Iterator[Any]:
+        jobs = [job, *(others or [])]
+        number = len(list(self.folder.glob("call-*")))
+        names = "+".join(each.row.id for each in jobs)
+        (self.folder / f"call-{number:03}-{names}").touch()
+        for each in jobs:
+            do = each.row.meta.get("meta_do", "")
+            seen = self.folder / f"seen-{each.row.id}"
+            if do == "die" or (do == "die first" and not seen.exists()):
+                seen.touch()
+                time.sleep(0.5)
+                os._exit(1)
+        time.sleep(float(job.row.meta.get("meta_seconds", 0)))
+        yield {}
+
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def calls(folder: Path) -> list[str]:
+    """Which rows each call had, in order."""
+    return [path.name.split("-", 2)[2] for path in sorted(folder.glob("call-*"))]
+
+
+@pytest.fixture
+def pipelines(tmp_path: Path, local_ray: list[Resources]) -> Iterator[Callable[..., Pipeline]]:
+    made: list[Pipeline] = []
+
+    def make(size: int = 1, **more: Any) -> Pipeline:
+        options = {"num_cpus": 0.05, "num_gpus": 0, "max_restarts": 0}
+        spawn = lambda: ray.remote(Sampler).options(**options).remote(tmp_path)  # noqa: E731
+        made.append(Pipeline([Stage(ActorPool("sample", spawn, size, **more))]))
+        return made[-1]
+
+    yield make
+    for pipeline in made:
+        pipeline.close()
+
+
+def test_rows_that_follow_each_other_go_together(
+    pipelines: Callable[..., Pipeline], tiny_job: TinyJob, tmp_path: Path
+):
+    """As many as the engine says, of one kind and one shard; each is a call that has those behind it."""
+    jobs = [tiny_job(name, num_frames=4 + (name in "ef")) for name in "abcdefg"]
+    ended: list[Ending] = []
+    pipelines().render(iter(jobs), ended.append)
+    assert [ending.job.row.id for ending in ended] == list("abcdefg")
+    assert calls(tmp_path) == ["a+b+c", "b+c", "c", "d", "e+f", "f", "g"]
+
+
+def test_a_poison_row_among_them(
+    pipelines: Callable[..., Pipeline], tiny_job: TinyJob, tmp_path: Path
+):
+    """It fails by itself after its attempts; its neighbours are rendered one at a time, and are ok."""
+    jobs = [tiny_job(name, meta_do="die" if name == "b" else "") for name in "abcdef"]
+    ended: dict[str, Ending] = {}
+    pipelines().render(iter(jobs), lambda ending: ended.update({ending.job.row.id: ending}))
+    statuses = {name: ending.status for name, ending in ended.items()}
+    assert statuses == {**dict.fromkeys("acdef", "ok"), "b": "failed"}
+    assert ended["b"].attempts == 3 and ended["a"].attempts <= 2
+    assert all(ended[name].attempts == 1 for name in "cdef")
+    assert calls(tmp_path).count("b") == 3  # alone, each time it was to blame
+
+
+def test_a_dead_actor_loses_none_of_them(
+    pipelines: Callable[..., Pipeline], tiny_job: TinyJob, tmp_path: Path
+):
+    """Each is done again, and ends once."""
+    jobs = [tiny_job(name, meta_do="die first" if name == "c" else "") for name in "abcdef"]
+    ended: list[Ending] = []
+    pipelines(2).render(iter(jobs), ended.append)
+    assert sorted(ending.job.row.id for ending in ended) == list("abcdef")
+    assert all(ending.status == "ok" for ending in ended)
+
+
+def test_so_many_clips_have_so_much_time(pipelines: Callable[..., Pipeline], tiny_job: TinyJob):
+    """The deadline of a row holds for each clip in its call."""
+    jobs = [tiny_job(name, meta_seconds="1.5" if name == "a" else "0") for name in "abc"]
+    ended: list[Ending] = []
+    pipelines(deadline=1.0).render(iter(jobs), ended.append)
+    assert [ending.attempts for ending in ended] == [1, 1, 1]
+
+
+def test_the_plan_keeps_them_together_and_counts_what_fills_up(tiny_model: Path, tmp_path: Path):
+    """Of two kinds in turns the run has one after the other, and the manifest's λ in any order; calls
+    and padding are those of the batches: of 7 and 5 rows in calls of 4, two batches each."""
+    rows = [
+        {
+            **{"id": f"r{i}", "prompt": f"a {i}", "model": str(tiny_model), "num_frames": 4},
+            **{"num_inference_steps": 2, "guidance_scale": 1.0 if i % 2 and i < 10 else 7.5},
+            **{"kl_target": [0.01 * i], "seed": i},
+        }
+        for i in range(12)
+    ]
+    manifest = open_manifest(str(write_rows(tmp_path / "m.parquet", rows)))
+    catalogue = Catalogue()
+
+    def planned(clips: int) -> tuple[Any, list[Job]]:
+        engine = Engine(clips_per_call=clips)
+        made = make_plan(manifest, catalogue, defaults={}, engine=engine)
+        jobs = [j for s in made.shards for j in jobs_of(s, manifest, catalogue, {}, engine)]
+        return made, jobs
+
+    single, _ = planned(1)
+    made, jobs = planned(4)
+    assert sum(not one.shares_calls_with(other) for one, other in pairwise(jobs)) == 1
+    assert len({job.digest for job in jobs}) == 12
+    assert {job.digest for job in jobs} != {job.digest for job in planned(1)[1]}
+    assert single.work.unet_calls == 12 * 2 and made.work.unet_calls == 4 * 2
+    filled = 1 * 2 * 4 * 2 + 3 * 2 * 4  # a guided clip of 4 frames and 2 steps, and three unguided
+    assert made.work.filled_pictures == made.work.padded_pictures == filled
+    assert made.work.unet_pictures == single.work.unet_pictures + filled
+    assert made.work.padded_frames == 4 * 4
+    assert made.work.native_pictures > single.work.native_pictures
