@@ -106,7 +106,8 @@ class RenderSettings(BaseModel):
     row_deadline: float = Field(
         CALL_DEADLINE,
         gt=0,
-        description="Seconds one stage of one row may take before it is given up.",
+        description="Seconds one stage of one row may take before it is given up; for clips that are "
+        "sampled together, as often as there are clips.",
     )
     price_per_hour: float | None = Field(
         None, ge=0, description="Of one device; gives the summary its cost."

@@ -19,6 +19,7 @@ from manifests.kinds import KindError
 from manifests.read import Manifest, RawBatch, RawRow
 from manifests.row import RowError, seed_of
 from manifests.validate import Problem, RowCheck, folder_of
+from tasks import together
 from tasks.catalogue import Catalogue
 from tasks.job import Engine, Job, sample_fields, video_fields
 from tasks.order import group_of
@@ -32,17 +33,18 @@ OWN = ("kl_target", "momentum", "negative_prompt", "prompt", "seed")
 
 
 class Kind:
-    """What rows have in common: `group`, `work`, and all of `job`, the first row's, but what is a
-    row's own."""
+    """What rows have in common: `group`, `work`, and all of `job`, the first row's, but the columns
+    that are a row's `own`."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, own: Sequence[str] = OWN) -> None:
         self.job = job
+        self.own = own
         self.group = group_of(job)
         self.codec = job.row.codec
         self.work = Work.of(job)
 
     def digest(self, own: tuple[str | None, ...]) -> str:
-        """The digest of another row, from the canonical forms of its OWN columns."""
+        """The digest of another row, from the canonical forms of its own columns."""
         sample, video = self._forms
         return digest_of_form(video % f'"{digest_of_form(sample % own)}"')
 
@@ -51,7 +53,7 @@ class Kind:
         job = self.job
         sample = sample_fields(job.row, job.revision, job.engine, job.conditions)
         video = video_fields(job.row, job.sample_digest, job.engine, job.conditions)
-        return open_form(sample, OWN), open_form(video, ("sample",))
+        return open_form(sample, self.own), open_form(video, ("sample",))
 
 
 class PlannedRow(NamedTuple):
@@ -87,15 +89,16 @@ def planned_rows(
     """
     check = RowCheck(manifest, defaults, catalogue.inputs)
     kinds: dict[Any, Kind] = {}
+    names = OWN if engine.clips_per_call == 1 else together.OWN  # a group's rows share their calls
     for batch in manifest.batches():
-        columns = zip(_given(batch, "id"), *_split(batch, defaults), strict=False)
+        columns = zip(_given(batch, "id"), *_split(batch, defaults, names), strict=False)
         for index, (row_id, own, key) in enumerate(columns):
             position = batch.positions[index]
             kind = kinds.get(key)
             if kind and None not in own and is_id(row_id) and check.is_first(row_id, position):
                 yield PlannedRow(position, row_id, kind.digest(own), kind)
                 continue
-            outcome = _go_the_long_way(batch.row(index), check, catalogue, engine)
+            outcome = _go_the_long_way(batch.row(index), check, catalogue, engine, names)
             if isinstance(outcome, PlannedRow) and kinds_held:
                 if len(kinds) >= kinds_held:
                     kinds.clear()  # those that are still met come back with their next row
@@ -104,7 +107,7 @@ def planned_rows(
 
 
 def _go_the_long_way(
-    raw: RawRow, check: RowCheck, catalogue: Catalogue, engine: Engine
+    raw: RawRow, check: RowCheck, catalogue: Catalogue, engine: Engine, names: Sequence[str]
 ) -> PlannedRow | RefusedRow:
     checked = check.row(raw)
     if isinstance(checked, list):
@@ -113,21 +116,21 @@ def _go_the_long_way(
         job = catalogue.job(checked, raw.values, folder_of(raw.file), raw.position, engine)
     except RowError as error:
         return RefusedRow(raw, [Problem.at(raw, fault) for fault in error.faults])
-    return PlannedRow(raw.position, job.row.id, job.digest, Kind(job))
+    return PlannedRow(raw.position, job.row.id, job.digest, Kind(job, names))
 
 
 def _split(
-    batch: RawBatch, defaults: Mapping[str, Any]
+    batch: RawBatch, defaults: Mapping[str, Any], names: Sequence[str]
 ) -> tuple[Iterator[tuple[str | None, ...]], Iterator[tuple[Any, ...]]]:
-    """For each row of a batch: the canonical forms of its OWN columns, None where one is wrong; and
+    """For each row of a batch: the canonical forms of its own columns, `names`, None where one is wrong; and
     what its kind is known by, which is all its other values."""
     if any(name.startswith(META) and batch.has_oversize(name) for name in batch.names):
         return repeat((None,)), repeat(())  # the one thing that can be wrong with meta columns
-    own = {name: _own(batch, name, defaults) for name in OWN}
+    own = {name: _own(batch, name, defaults) for name in names}
     forms = [_forms(values) for values in own.values()]
     lists = {name: values for name, values in own.items() if tuple in set(map(type, values))}
     counts = [[len(v) if isinstance(v, tuple) else 0 for v in lists[name]] for name in lists]
-    others = [n for n in batch.names if n not in ("id", *OWN) and not n.startswith(META)]
+    others = [n for n in batch.names if n not in ("id", *names) and not n.startswith(META)]
     values = [map(_hashable, batch.column(name)) for name in others]
     place = f"{folder_of(batch.file)}\0{' '.join([*lists, *others])}"
     return zip(*forms, strict=True), zip(repeat(place), *counts, *values, strict=False)

@@ -40,8 +40,7 @@ class Group(NamedTuple):
         add_ons: LoRAs with their weights, and the IP-Adapter, by content.
         shape: height, width, frames of a segment, and pictures a frame (guidance copies): what one
             UNet call has.
-        clips: in one UNet call, of rows that agree in what `company` is the digest of; a group's rows
-            do, but for their momentum.
+        clips: in one UNet call, of rows that agree in what `company` is the digest of.
     """
 
     signature: Signature
@@ -59,8 +58,7 @@ def group_of(job: Job) -> Group:
     add_ons = str(found) if found else ""
     if job.clips_per_call == 1:
         return Group(job.signature, add_ons, shape)
-    shared = {name: value for name, value in job.shared_fields.items() if name != "momentum"}
-    return Group(job.signature, add_ons, shape, job.clips_per_call, digest_of(shared))
+    return Group(job.signature, add_ons, shape, job.clips_per_call, digest_of(job.shared_fields))
 
 
 @dataclass

@@ -268,13 +268,13 @@ def test_so_many_clips_have_so_much_time(pipelines: Callable[..., Pipeline], tin
 
 
 def test_the_plan_keeps_them_together_and_counts_what_fills_up(tiny_model: Path, tmp_path: Path):
-    """Of two kinds in turns the run has one after the other, and the manifest's λ in any order; calls
-    and padding are those of the batches: of 7 and 5 rows in calls of 4, two batches each."""
+    """Of kinds in turns the run has one after the other, whatever λ each row has; calls and padding are
+    those of the batches: of 6, 5 and 1 rows in calls of 4, two, two and one. Digests are the jobs' own."""
     rows = [
         {
             **{"id": f"r{i}", "prompt": f"a {i}", "model": str(tiny_model), "num_frames": 4},
             **{"num_inference_steps": 2, "guidance_scale": 1.0 if i % 2 and i < 10 else 7.5},
-            **{"kl_target": [0.01 * i], "seed": i},
+            **{"kl_target": [0.01 * i], "seed": i, "momentum": 0.5 if i == 11 else None},
         }
         for i in range(12)
     ]
@@ -289,12 +289,13 @@ def test_the_plan_keeps_them_together_and_counts_what_fills_up(tiny_model: Path,
 
     single, _ = planned(1)
     made, jobs = planned(4)
-    assert sum(not one.shares_calls_with(other) for one, other in pairwise(jobs)) == 1
+    assert sum(not one.shares_calls_with(other) for one, other in pairwise(jobs)) == 2
     assert len({job.digest for job in jobs}) == 12
-    assert {job.digest for job in jobs} != {job.digest for job in planned(1)[1]}
-    assert single.work.unet_calls == 12 * 2 and made.work.unet_calls == 4 * 2
-    filled = 1 * 2 * 4 * 2 + 3 * 2 * 4  # a guided clip of 4 frames and 2 steps, and three unguided
+    assert all(made.digests.get(job.row.id)[0] == job.digest for job in jobs)
+    assert not {job.digest for job in jobs} & {job.digest for job in planned(1)[1]}
+    assert single.work.unet_calls == 12 * 2 and made.work.unet_calls == 5 * 2
+    filled = 5 * 2 * 4 * 2 + 3 * 2 * 4  # five guided clips of 4 frames and 2 steps, three unguided
     assert made.work.filled_pictures == made.work.padded_pictures == filled
     assert made.work.unet_pictures == single.work.unet_pictures + filled
-    assert made.work.padded_frames == 4 * 4
+    assert made.work.padded_frames == 8 * 4
     assert made.work.native_pictures > single.work.native_pictures
