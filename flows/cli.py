@@ -121,7 +121,9 @@ def render(
         bool, typer.Option("--keep-latents", help="Post-processing can change without sampling.")
     ] = False,
     shard_rows: Annotated[int, typer.Option(help="Rows of one Prefect task run, at least.")] = 256,
-    row_deadline: Annotated[float, typer.Option(help="Seconds a stage of a row may take.")] = 3600,
+    row_deadline: Annotated[
+        float, typer.Option(help="Seconds a stage of a row may take; times --clips-per-call.")
+    ] = 3600,
     price_per_hour: PriceOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,

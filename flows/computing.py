@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flows.errors import UsageError
-from tasks.job import ENGINES, Engine
+from tasks.job import ENGINES, MOST_CLIPS, Engine
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
@@ -27,6 +27,6 @@ def computing(
     for name, found, allowed in choices:
         if found not in allowed:
             raise UsageError(f"{name}: expected one of {', '.join(allowed)}, found {found!r}")
-    if clips_per_call < 1:
-        raise UsageError(f"--clips-per-call: expected at least 1, found {clips_per_call}")
+    if not 1 <= clips_per_call <= MOST_CLIPS:
+        raise UsageError(f"--clips-per-call: expected 1 to {MOST_CLIPS}, found {clips_per_call}")
     return Engine(dtype, safety_checker == "on", engine, clips_per_call)

@@ -14,7 +14,7 @@ from flows.verdict import FailIf
 from manifests.inputs import InputFiles
 from tasks.catalogue import Catalogue
 from tasks.crew import CLUSTER_WAIT, Cluster
-from tasks.job import CALL_DEADLINE, Engine
+from tasks.job import CALL_DEADLINE, MOST_CLIPS, Engine
 from tasks.plan import SHARD_ROWS
 from tasks.split import SplitClips
 
@@ -63,6 +63,7 @@ class RenderSettings(BaseModel):
     clips_per_call: int = Field(
         1,
         ge=1,
+        le=MOST_CLIPS,
         description="Clips side by side in a UNet call, of rows that agree in all but prompt, "
         "negative_prompt, seed and kl_target; other last bits, so other clips.",
     )

@@ -54,16 +54,19 @@ class Companions:
             found = read_latents(latents_file, job) if latents_file else None
             if found is not None:
                 return found
-            sampled = waited or self._sample(models, [job, *others])
+            if waited is None:
+                coming = {other.sample_digest for other in others}  # the rest have gone elsewhere
+                self._waiting = {d: s for d, s in self._waiting.items() if d in coming}
+                new = [other for other in others if other.sample_digest not in self._waiting]
+                waited = self._sample(models, [job, *_readable(models, new)])
             if latents_file:
-                write_latents(latents_file, sampled)
-            return sampled
+                write_latents(latents_file, waited)
+            return waited
 
         return sample_in_memory(models, fallbacks, job, sample)
 
     def _sample(self, models: WarmModels, jobs: Sequence[Job]) -> Sampled:
         """The first job's clip; the others' wait."""
-        self._waiting.clear()  # of rows that went elsewhere
         job, *others = jobs
         began = time.monotonic()
         try:
@@ -81,3 +84,20 @@ class Companions:
                 continue
             self._waiting[other.sample_digest] = replace(found, reused=True, seconds_elsewhere=each)
         return replace(sampled_of(models, job, clips[0]), seconds_elsewhere=-each * len(others))
+
+
+def _readable(models: WarmModels, jobs: Sequence[Job]) -> list[Job]:
+    """Those whose words the model takes; the others would end the sampling of all."""
+    from zs2.conditions import TextEncoding
+
+    if not jobs or jobs[0].row.long_prompt != "fail":
+        return list(jobs)
+    encoding = TextEncoding(models.sampler(jobs[0]).pipe)
+    return [
+        job
+        for job in jobs
+        if all(
+            encoding.length(text) <= encoding.limit
+            for text in (*job.row.prompt, job.row.negative_prompt)
+        )
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -76,7 +76,10 @@ def parameters(job: Job, candidates: Sequence[Mapping[str, Any]] | None = None) 
     `inputs` what its files and add-ons were, by content and revision; and the candidates that it was
     chosen from."""
     columns = {k: v for k, v in columns_of(job.row).items() if k not in ("id", "prompt", "seed")}
+    engine = asdict(job.engine) | {"clips_per_call": job.clips_per_call}
+    if job.clips_per_call == 1:  # whatever the run has: the file is the same
+        del engine["clips_per_call"]
     known = {**job.conditions.identity, **job.conditions.post}
     inputs = {"inputs": known} if known else {}
     chosen = {"candidates": list(candidates)} if candidates else {}
-    return json.dumps({**columns, **job.engine.record(), **inputs, **chosen}, ensure_ascii=False)
+    return json.dumps({**columns, **engine, **inputs, **chosen}, ensure_ascii=False)

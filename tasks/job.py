@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ SHALLOW_COST_SDXL = 0.07
 CALL_DEADLINE = 3600.0  # seconds that one stage of one row may take
 
 ENGINES = ("eager", "compiled")
+MOST_CLIPS = 64  # in a UNet call: beyond, memory grows and nothing is gained
 
 # Columns that decide the latents; those that only change what is made of them.
 POST_COLUMNS = (
@@ -69,13 +70,6 @@ class Engine:
     safety_checker: bool = True
     engine: str = "eager"
     clips_per_call: int = 1
-
-    def record(self) -> dict[str, Any]:
-        """The settings as the ledger and the files have them."""
-        told = asdict(self)
-        if self.clips_per_call == 1:  # files of before the setting was there have the same bytes
-            del told["clips_per_call"]
-        return told
 
 
 class Signature(NamedTuple):

@@ -12,9 +12,10 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from manifests.object_store import UnreachableError
@@ -214,8 +215,12 @@ class Pipeline:
         for index in range(len(self.stages) - 1, -1, -1):
             queue = self._waiting[index]
             # a suspect waits for an actor of its own, and others behind it
-            while queue and self._submit(self.stages[index].pool, queue[0]):
-                queue.popleft()
+            while queue:
+                flights = _together(queue) if index == 0 else [queue[0]]
+                if not self._submit(self.stages[index].pool, flights):
+                    break
+                for _ in flights:
+                    queue.popleft()
         first = self.stages[0].pool
         while not self._waiting[0] and self._downstream() < self._backlog:
             worker = first.idlest()
@@ -224,12 +229,17 @@ class Pipeline:
                 return
             if len(flights) > 1 or self._most_shares(flights[0]) == 1:
                 first.submit_together(worker, flights)
-            elif not self._submit(first, flights[0]):  # it waits for all its actors
-                self._waiting[0].append(flights[0])
+            elif not self._submit(first, flights):  # it waits for all its actors
+                self._waiting[0] += flights
 
-    def _submit(self, pool: ActorPool, flight: Flight) -> bool:
-        """Give a row to an actor, or to several; whether there was room."""
-        return pool.accept(flight, self._most_shares(flight))
+    def _submit(self, pool: ActorPool, flights: Sequence[Flight]) -> bool:
+        """Give a row to an actor, or to several, or rows that go together; whether there was room."""
+        if len(flights) == 1:
+            return pool.accept(flights[0], self._most_shares(flights[0]))
+        worker = pool.find(flights[0])
+        if worker is not None:
+            pool.submit_together(worker, flights)
+        return worker is not None
 
     def _most_shares(self, flight: Flight) -> int:
         is_split = self.splits and flight.stage == 0 and not flight.is_whole
@@ -374,6 +384,7 @@ class Pipeline:
             )
         for call in lost:
             if call is not culprit:
+                call.flight.is_suspect |= culprit is not None and call.party is culprit.party
                 self._put_back(call)
         if culprit is not None and not culprit.is_void:
             self._lose_row(culprit.flight, stage, reason)
@@ -433,7 +444,7 @@ class Pipeline:
                 clips = head.flight.job.clips_per_call if head and stage is self.stages[0] else 1
                 deadline = pool.deadline * clips
                 if head and head.head_since and now - head.head_since > deadline:
-                    reason = f"it ran past its deadline of {deadline:g} s"
+                    reason = f"it ran past its deadline of {deadline:g} s (--row-deadline)"
                     self._lose_actor(stage, worker, reason)
                 elif (
                     now - worker.started_at > START_DEADLINE
@@ -444,3 +455,17 @@ class Pipeline:
                         f"no {pool.name} actor came up within {START_DEADLINE:g} s; "
                         "does the cluster still have room? `ray status` tells"
                     )
+
+
+def _together(queue: Sequence[Flight]) -> list[Flight]:
+    """The first row that waits, and those behind it that can go with it; a suspect goes alone."""
+    first = queue[0]
+    found = [first]
+    for other in islice(queue, 1, None):
+        is_sound = not any(each.crashes or each.is_suspect for each in (first, other))
+        if len(found) == first.job.clips_per_call or not is_sound:
+            break
+        if not first.job.shares_calls_with(other.job):
+            break
+        found.append(other)
+    return found

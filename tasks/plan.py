@@ -190,7 +190,8 @@ def _has_failed(row: PlannedRow, known: Known | None) -> bool:
 
 
 def _cut(parts: Sequence[Part], shard_rows: int) -> list[Shard]:
-    """Shards of parts that follow each other, each of one signature and at most `shard_rows` rows."""
+    """Shards of parts that follow each other, each of one signature and at most `shard_rows` rows; rows
+    that share UNet calls stay together, even where these are fewer."""
     shards: list[Shard] = []
     filled, signature = array("Q"), parts[0].group.signature if parts else None
 
@@ -206,10 +207,14 @@ def _cut(parts: Sequence[Part], shard_rows: int) -> list[Shard]:
             signature = group.signature
         start = 0
         while start < len(positions):
-            taken = positions[start : start + shard_rows - len(filled)]
+            room = (shard_rows - len(filled)) // group.clips * group.clips
+            if room <= 0 and filled:
+                close()
+                continue
+            taken = positions[start : start + max(room, group.clips)]
             filled.extend(taken)
             start += len(taken)
-            if len(filled) == shard_rows:
+            if len(filled) >= shard_rows:
                 close()
     close()
     return shards

@@ -139,7 +139,7 @@ class TextEncoding:
             positive = encoded
             own = [texts.index(prompts[i]) for i in frame_prompt]
         else:
-            most = max(1, positive.tokens.shape[1] // self._limit)
+            most = max(1, positive.tokens.shape[1] // self.limit)
             own = _rows_of("prompt_embeds", positive, num_frames)
         conditions = _named("", positive, own, table)
         if not guided:
@@ -157,7 +157,8 @@ class TextEncoding:
         return conditions | _named("negative_", negative, own, table)
 
     @property
-    def _limit(self) -> int:
+    def limit(self) -> int:
+        """Tokens that the encoders read, start and end included."""
         return min(tokenizer.model_max_length for tokenizer in self.tokenizers)
 
     def length(self, text: str) -> int:
@@ -167,12 +168,12 @@ class TextEncoding:
 
     def _parts(self, name: str, text: str) -> list[str]:
         """The text in parts that are encoded one by one."""
-        if self.long_prompt == "truncate" or self.length(text) <= self._limit:
+        if self.long_prompt == "truncate" or self.length(text) <= self.limit:
             return [text]
         if self.long_prompt == "chunk":
             return self._cut(text)
         raise PromptError(
-            f"{name}: expected at most {self._limit} tokens, as the model's text encoder reads, found "
+            f"{name}: expected at most {self.limit} tokens, as the model's text encoder reads, found "
             f"{self.length(text)}; shorten it, or set long_prompt to truncate or chunk"
         )
 
@@ -181,11 +182,11 @@ class TextEncoding:
         parts = [""]
         for word in text.split():
             longer = f"{parts[-1]} {word}".strip()
-            if self.length(longer) <= self._limit:
+            if self.length(longer) <= self.limit:
                 parts[-1] = longer
                 continue
-            while self.length(word) > self._limit:
-                fitting = _longest(word, lambda part: self.length(part) <= self._limit)
+            while self.length(word) > self.limit:
+                fitting = _longest(word, lambda part: self.length(part) <= self.limit)
                 parts.append(word[:fitting])
                 word = word[fitting:]
             parts.append(word)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -39,6 +40,8 @@ def noise(
         raise UsageError(
             f"zs2 bench noise: expected at least 2 frames and 1 round, found {frames} and {rounds}"
         )
+    if not 0 <= kl_target < math.inf:
+        raise UsageError(f"--kl-target: expected a number of at least 0, found {kl_target}")
     set_threads(threads)
     sampler = sampler_of(model, None, "auto")
     unet: Any = sampler.pipe.unet

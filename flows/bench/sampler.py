@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -80,6 +81,12 @@ def sampler(
             f"found {frames}, {batch} and {pairs}"
         )
     declared = computing(dtype, engine=engine, clips_per_call=clips_per_call)
+    if steps is not None and steps < 1:
+        raise UsageError(f"--steps: expected at least 1, found {steps}")
+    if side is not None and (side < 8 or side % 8):
+        raise UsageError(f"--side: expected a positive multiple of 8, found {side}")
+    if guidance is not None and not math.isfinite(guidance):
+        raise UsageError(f"--guidance: expected a number, found {guidance}")
     used = set_threads(threads)
     ours = sampler_of(model, unet, dtype)
     pipe: Any = ours.pipe
@@ -188,7 +195,8 @@ def _sides(
     if clips > 1:
         sides[f"{ZS2}, {clips} clips a call"] = partial(zs2, clips)
     sides |= {ZS2: partial(zs2, 1), PLAIN: plain}
-    if type(pipe) is StableDiffusionPipeline and frames == batch:  # it takes all frames at once
+    # it takes all frames at once, and fails without guidance
+    if type(pipe) is StableDiffusionPipeline and frames == batch and clip["guidance"] > 1:
         sides[ZERO] = _zero(pipe, frames, shared, clips)
     return sides
 

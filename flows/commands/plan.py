@@ -63,6 +63,10 @@ def plan(
     for name, gain in (("--compiled-gain", compiled_gain), ("--clips-gain", clips_gain)):
         if not 0 < gain < math.inf:
             raise UsageError(f"{name}: expected a number above 0, found {gain}")
+    if clips_gain != 1 and clips_per_call == 1:
+        raise UsageError(
+            f"--clips-gain: expected beside --clips-per-call of 2 or more, found {clips_gain} without"
+        )
     source = open_manifest(manifest)
     with RunFolder(out).view() if out else nullcontext() as folder:
         made = make_plan(
@@ -132,7 +136,7 @@ def _compiling_pays(rate: float | None, gain: float, shapes: int, samplers: int)
 def _rate(given: float | None, folder: RunFolder | None, made: Plan) -> tuple[float | None, str]:
     """Pictures of the model's own size a second of one device, and where the figure is from."""
     if given is not None:
-        if given <= 0:
+        if not 0 < given < math.inf:
             raise UsageError(f"--rate: expected a number above 0, found {given}")
         return given, "--rate"
     summary = read_derived(folder.summary_file) if folder else None
@@ -174,11 +178,15 @@ def _switches(found: Mapping[str, int]) -> str:
 
 def _clips_advice(report: Mapping[str, Any]) -> str:
     work, clips = report["work"], report["clips_per_call"]
-    filling = 100 * work["filled_pictures"] / work["unet_pictures"]
+    filling = f"{100 * work['filled_pictures'] / work['unet_pictures']:.1f} % of the pictures fill up calls"
+    if report["clips_gain"] == 1:
+        return (
+            f"1, as long as no gain is known: measure it, `zs2 bench sampler --clips-per-call {clips}`, "
+            f"and give --clips-gain; {filling}"
+        )
     return (
         f"{report['recommended_clips_per_call']}: {clips} gain {report['clips_gain']:g} × "
-        f"(--clips-gain, as `zs2 bench sampler --clips-per-call {clips}` finds it), and {filling:.1f} % "
-        "of the pictures fill up calls"
+        f"(--clips-gain), and {filling}"
     )
 
 

@@ -101,9 +101,13 @@ def test_the_plan_tells_whether_clips_should_share_calls(manifest: str) -> None:
     assert few["work"]["filled_pictures"] * 4 == few["work"]["unet_pictures"]
     assert (few["recommended_clips_per_call"], many["recommended_clips_per_call"]) == (1, 2)
     assert "1: 2 gain 1.3 ×" in command.text(few) and "25.0 % of the pictures" in command.text(few)
-    assert planned(manifest, None, clips_per_call=2)["recommended_clips_per_call"] == 1
+    unknown = planned(manifest, None, clips_per_call=2)
+    assert unknown["recommended_clips_per_call"] == 1
+    assert "1, as long as no gain is known" in command.text(unknown)
+    with pytest.raises(UsageError, match="--clips-gain: expected beside --clips-per-call of 2"):
+        planned(manifest, None, clips_gain=1.2)
     assert "clips a call" not in command.text(planned(manifest, None))
-    with pytest.raises(UsageError, match="--clips-per-call: expected at least 1, found 0"):
+    with pytest.raises(UsageError, match="--clips-per-call: expected 1 to 64, found 0"):
         planned(manifest, None, clips_per_call=0)
     with pytest.raises(UsageError, match="--clips-gain: expected a number above 0, found -1"):
         planned(manifest, None, clips_gain=-1.0)

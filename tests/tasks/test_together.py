@@ -60,6 +60,7 @@ def test_it_is_declared_and_enters_the_digest(tiny_job: TinyJob):
         alone, asked = tiny_job("a", 1, **columns), tiny_job("a", 3, **columns)
         assert asked.clips_per_call == 1
         assert asked.digest == alone.digest
+        assert parameters(asked) == parameters(alone)
 
 
 OWN = {"prompt": "c", "seed": 7, "negative_prompt": "dark", "kl_target": 0.3}
@@ -126,6 +127,8 @@ def test_rows_end_to_end(local_ray: list[Resources], tiny_job: TinyJob, tmp_path
         assert ending.attempts == 1
     reports = [ended[job.row.id].report or {} for job in alike]
     assert [report["unet_calls"] for report in reports] == [2, 0, 0, 2, 0, 0]
+    beside = [(ended[name].report or {})["unet_calls"] for name in ("before", "after")]
+    assert beside == [2, 0]  # sampled together, without the one between them
     assert reports[0]["native_pictures"] == 3 * alike[0].native_pictures
     assert (ended["longer"].report or {})["unet_calls"] == 2
 
@@ -246,6 +249,7 @@ def test_a_poison_row_among_them(
     assert ended["b"].attempts == 3 and ended["a"].attempts <= 2
     assert all(ended[name].attempts == 1 for name in "cdef")
     assert calls(tmp_path).count("b") == 3  # alone, each time it was to blame
+    assert "d+e+f" in calls(tmp_path) or "f+e+d" in calls(tmp_path)  # no suspects: they only waited
 
 
 def test_a_dead_actor_loses_none_of_them(
