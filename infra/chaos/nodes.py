@@ -49,8 +49,9 @@ class Nodes:
         return raylet
 
     def raylets(self) -> list[int]:
-        """Pids of the parents of all actors."""
-        return [_raylet(node) for node in (self._head, self._other)]
+        """Pids of the parents of all actors; the second node may just be gone."""
+        nodes = [node for node in (self._head, self._other) if node.all_processes.get("raylet")]
+        return [_raylet(node) for node in nodes]
 
 
 class OwnRay:

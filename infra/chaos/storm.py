@@ -158,6 +158,8 @@ class Storm:
             self.story.kills[-1].orphans = sum(map(is_alive, self._orphans))
         self._process = process
         while process.poll() is None:
+            if self._watcher.error is not None:  # it may have left the driver frozen
+                raise self._watcher.error
             if self._during and self._await_rows(self._draw.randint(1, 3)):
                 time.sleep(self._draw.uniform(0, 1))
                 self._strike_next()

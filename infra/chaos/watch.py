@@ -53,12 +53,17 @@ class Watcher:
 
     Args:
         on_event: called in that thread, at once.
+
+    Attributes:
+        results: lines of the journals, as they come.
+        error: what ended the thread, if anything did.
     """
 
     def __init__(self, out: Path, on_event: Callable[[Event], None]) -> None:
         self.out = out
         self.on_event = on_event
         self.results: list[Result] = []
+        self.error: Exception | None = None
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._handle = self._libc.inotify_init1(os.O_CLOEXEC)
         self._folders: dict[int, str] = {}
@@ -90,6 +95,12 @@ class Watcher:
             self._appeared(folder, each.name, each.is_dir(), "created", 0)
 
     def _run(self) -> None:
+        try:
+            self._watch_on()
+        except Exception as error:  # whoever waits for what is seen here has to hear of it
+            self.error = error
+
+    def _watch_on(self) -> None:
         while True:
             ready, _, _ = select.select([self._handle, self._stop], [], [])
             if self._stop in ready:

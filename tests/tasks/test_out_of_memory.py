@@ -20,6 +20,7 @@ from tasks.catalogue import Catalogue
 from tasks.job import Engine, Job, resolve
 from tasks.out_of_memory import Fallbacks, OutOfMemory, fallbacks_of, is_out_of_memory
 from tasks.warm import WarmModels
+from zs2.clip import Clip
 
 TinyJob = Callable[..., Job]
 
@@ -168,16 +169,16 @@ class Unlucky(SamplerActor):
 
     def __init__(self, root: str) -> None:
         super().__init__(root, 1)
-        sample = sampling.sample
+        sample_clips = sampling.sample_clips
 
-        def faulty(models: WarmModels, job: Job, *rest: Any) -> sampling.Sampled:
-            if job.row.id == "memory":
+        def faulty(models: WarmModels, jobs: list[Job], *rest: Any) -> list[Clip]:
+            if jobs[0].row.id == "memory":
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-            if job.row.id == "poison":
+            if jobs[0].row.id == "poison":
                 raise torch.AcceleratorError("CUDA error: device-side assert triggered")
-            return sample(models, job, *rest)
+            return sample_clips(models, jobs, *rest)
 
-        sampling.sample = faulty
+        sampling.sample_clips = faulty
 
 
 # Ray's workers do not import test modules.
