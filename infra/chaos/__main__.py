@@ -45,9 +45,10 @@ class Calm:
     seconds_sample: float  # a row
 
 
-def render_calmly(manifest: Path, out: Path, nodes: Nodes) -> Calm:
+def render_calmly(manifest: Path, out: Path, nodes: Nodes, clips_per_call: int) -> Calm:
     """Render the manifest with the same command, and kill nothing."""
     command = [sys.executable, "-m", "flows.cli", "render", str(manifest), "-o", str(out)]
+    command += ["--clips-per-call", str(clips_per_call)]
     started = time.monotonic()
     subprocess.run(
         [*command, "--ray-address", nodes.address, "--samplers", "2", "--quiet"], check=True
@@ -56,13 +57,14 @@ def render_calmly(manifest: Path, out: Path, nodes: Nodes) -> Calm:
     rows = ledger_rows(out)
     frames = {row["id"]: hash_of_frames(out / row["file_name"]) for row in rows}
     seconds = sum(row["seconds_sample"] for row in rows) / len(rows)
-    return Calm(wall, frames, latents_files(manifest), seconds)
+    return Calm(wall, frames, latents_files(manifest, clips_per_call), seconds)
 
 
-def latents_files(manifest: Path) -> dict[str, str]:
+def latents_files(manifest: Path, clips_per_call: int = 1) -> dict[str, str]:
     """id → the name of the file that its latents have between sampling and the end."""
     settings = RenderSettings()  # pyright: ignore[reportCallIssue]
-    source, catalogue, engine = open_manifest(str(manifest)), settings.catalogue(), Engine()
+    source, catalogue = open_manifest(str(manifest)), settings.catalogue()
+    engine = Engine(clips_per_call=clips_per_call)
     made = make_plan(source, catalogue, defaults={}, engine=engine)
     jobs = [job for shard in made.shards for job in jobs_of(shard, source, catalogue, {}, engine)]
     folder = RunFolder(manifest.parent)
@@ -92,6 +94,7 @@ def weather(
     during: Sequence[Aim] = DURING,
     at_the_end: Sequence[Aim] = AT_THE_END,
     own_ray: Sequence[int] = (),
+    clips_per_call: int = 1,
     tell: Callable[[str], None] = print,
 ) -> tuple[Calm, list[Outcome], list[str]]:
     """Render `rows` rows undisturbed, then once a seed in a storm; also what was left running.
@@ -99,13 +102,14 @@ def weather(
     Args:
         during, at_the_end: the kills of each seed.
         own_ray: those of the seeds in which each run starts a Ray of its own, and loses no node.
+        clips_per_call: of every run.
     """
     manifest = write_manifest(folder, rows)
     ids = pq.read_table(manifest, columns=["id"]).column(0).to_pylist()
     mark = uuid4().hex
     outcomes: list[Outcome] = []
     with Nodes() as nodes:
-        calm = render_calmly(manifest, folder / "calm", nodes)
+        calm = render_calmly(manifest, folder / "calm", nodes, clips_per_call)
         tell(f"undisturbed: {rows} rows in {calm.wall:.0f} s")
         for seed in seeds:
             out = folder / f"seed-{seed}"
@@ -119,6 +123,7 @@ def weather(
                 mark=mark,
                 during=[aim for aim in during if place is nodes or aim.victim != "node"],
                 at_the_end=at_the_end,
+                clips_per_call=clips_per_call,
                 tell=tell,
             )
             story = storm.run()
@@ -188,13 +193,20 @@ def main() -> int:
     parser.add_argument(
         "--own-ray", type=int, nargs="*", default=[6], help="seeds without a cluster"
     )
+    parser.add_argument("--clips-per-call", type=int, default=1, help="of every run")
     parser.add_argument("--out", type=Path, help="keep everything in this folder")
     os.environ.update(QUIET)
     chosen = parser.parse_args()
     folder = (chosen.out or Path(tempfile.mkdtemp(prefix="zs2-chaos-"))).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     seeds = [*chosen.seeds, *chosen.own_ray]
-    calm, outcomes, running = weather(seeds, chosen.rows, folder, own_ray=chosen.own_ray)
+    calm, outcomes, running = weather(
+        seeds,
+        chosen.rows,
+        folder,
+        own_ray=chosen.own_ray,
+        clips_per_call=chosen.clips_per_call,
+    )
     print(f"\n{chosen.rows} rows a seed; undisturbed they take {calm.wall:.0f} s\n")
     print(table(calm, outcomes))
     hit = {kill.window for outcome in outcomes for kill in outcome.story.kills}

@@ -89,8 +89,10 @@ class Storm:
         mark: str,
         during: Sequence[Aim] = DURING,
         at_the_end: Sequence[Aim] = AT_THE_END,
+        clips_per_call: int = 1,
         tell: Callable[[str], None] = print,
     ) -> None:
+        self.clips_per_call = clips_per_call
         self.story = Story(seed)
         self.manifest, self.out, self.place = manifest, out, place
         self.sample_files, self.mark, self.tell = sample_files, mark, tell
@@ -113,6 +115,7 @@ class Storm:
         """Give the same command until it ends well."""
         try:
             command = ["render", str(self.manifest), "-o", str(self.out)]
+            command += ["--clips-per-call", str(self.clips_per_call)]
             if self.place.address is not None:
                 command += ["--ray-address", self.place.address, "--samplers", "2"]
             while (code := self._give(command)) != 0:

@@ -40,3 +40,17 @@ def test_nothing_is_lost_doubled_or_torn(tmp_path: Path) -> None:
     # was hit is what is proved, and `make chaos` counts it a fault where a window is never hit.
     assert len(kills) >= len(DURING) - 2, said
     assert {"sampler", "driver"} <= {kill.victim for kill in kills}, said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_rows_that_are_sampled_together(tmp_path: Path) -> None:
+    """Three clips a call, of which a dead sampler takes those that wait along: all as above."""
+    told: list[str] = []
+    strikes = [Aim("sampler"), Aim("sampler", windows.DECODE), Aim("driver", windows.JOURNAL)]
+    calm, outcomes, running = weather(
+        [8], ROWS, tmp_path, during=strikes, at_the_end=(), clips_per_call=3, tell=told.append
+    )
+    said = "\n".join([*told, table(calm, outcomes)])
+    assert outcomes[0].faults == [] and running == [], said
+    assert {kill.victim for kill in outcomes[0].story.kills} == {"sampler", "driver"}, said
