@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.errors import UsageError
 from flows.options import DtypeOption, JsonOption, ThreadsOption
 
 app = typer.Typer(
@@ -37,6 +38,11 @@ def _tell(
         print((markdown or text)(report))
 
 
+def _one_form(as_json: bool, as_markdown: bool) -> None:
+    if as_json and as_markdown:
+        raise UsageError("expected --json or --markdown, found both")
+
+
 def _cores(threads: int | None) -> int:
     return len(os.sched_getaffinity(0)) if threads is None else threads
 
@@ -63,6 +69,7 @@ def bench_sampler(
     as_markdown: MarkdownOption = False,
 ) -> None:
     """ZS² beside diffusers' DDIM and TextToVideoZero on the same work; what momentum attention adds."""
+    _one_form(as_json, as_markdown)
     from flows.commands.sample import prepare_torch
 
     prepare_torch(1)  # and the sampler's own number after
@@ -96,6 +103,7 @@ def bench_noise(
     as_markdown: MarkdownOption = False,
 ) -> None:
     """Time of each noise solver a frame pair, and its share in a clip."""
+    _one_form(as_json, as_markdown)
     from flows.commands.sample import prepare_torch
 
     prepare_torch(1)  # and the sampler's own number after
@@ -117,6 +125,7 @@ def bench_post(
     as_markdown: MarkdownOption = False,
 ) -> None:
     """Frames a second and bytes of the temporal and spatial methods."""
+    _one_form(as_json, as_markdown)
     from flows.commands.sample import prepare_torch
 
     prepare_torch(threads)
@@ -135,6 +144,7 @@ def bench_encode(
     as_markdown: MarkdownOption = False,
 ) -> None:
     """Frames a second and bytes of each codec, verified as in a render."""
+    _one_form(as_json, as_markdown)
     from flows.bench import stages
 
     report = stages.encode(frames=frames, sides=sides, rounds=rounds)

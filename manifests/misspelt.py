@@ -22,6 +22,14 @@ _ALIASES = {
     "frame_rate": "fps",
     "name": "id",
 }
+# what a run is told and no row: the fields of `flows.settings.RenderSettings` that people set here
+OF_THE_RUN = frozenset(
+    {
+        *("engine", "clips_per_call", "dtype", "safety_checker", "samplers", "threads"),
+        *("gpus_per_sampler", "split_clips", "keep_latents", "shard_rows", "row_deadline"),
+        *("on_invalid", "fail_if", "only_failed", "price_per_hour"),
+    }
+)
 
 
 def nearest(name: str) -> str | None:
@@ -39,6 +47,8 @@ def nearest(name: str) -> str | None:
 
 def meant(name: str) -> str:
     """The sentence that follows an unknown column's name."""
+    if name in OF_THE_RUN:
+        return f"it is a setting of the run, no column: --{name.replace('_', '-')}"
     near = nearest(name)
     if near:
         return f"did you mean `{near}`?"

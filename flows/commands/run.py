@@ -52,10 +52,18 @@ def settings_of(
     except ValidationError as error:
         faults = [
             f"--{'-'.join(str(part) for part in fault['loc']).replace('_', '-')}: "
-            f"{fault['msg'].lower()}, found {fault['input']!r}"
+            f"{_expected(fault['msg'])}, found {fault['input']!r}"
             for fault in error.errors()
         ]
         raise UsageError("\n".join(faults)) from error
+
+
+def _expected(told: str) -> str:
+    """What a setting takes, from pydantic's sentence."""
+    told = told.lower().replace("input should be ", "expected ")
+    return told.replace("expected greater", "expected a number greater").replace(
+        "expected less", "expected a number less"
+    )
 
 
 def switch(option: str, value: str) -> bool:

@@ -45,8 +45,8 @@ def test_every_bad_option_is_named_in_one_message() -> None:
     with pytest.raises(UsageError) as caught:
         settings_of(defaults=["codec=gif"], samplers=0, dtype="int3")
     first, second = str(caught.value).splitlines()
-    assert first.startswith("--dtype: ") and first.endswith("found 'int3'")
-    assert second.startswith("--samplers: ") and second.endswith("found 0")
+    assert first.startswith("--dtype: expected ") and first.endswith("found 'int3'")
+    assert second == "--samplers: expected a number greater than or equal to 1, found 0"
 
 
 def test_input_roots_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

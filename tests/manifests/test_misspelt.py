@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from manifests.misspelt import meant, nearest
+from flows.settings import RenderSettings
+from manifests.columns import COLUMNS
+from manifests.misspelt import OF_THE_RUN, meant, nearest
 
 
 @pytest.mark.parametrize(
@@ -33,3 +35,10 @@ def test_a_misspelt_column_is_recognised(typed: str, known: str | None):
 def test_nearest_is_quick_for_a_name_of_any_length():
     """A column's name may be a megabyte; only its beginning is compared."""
     assert nearest("x" * 1_000_000) is None
+
+
+def test_a_setting_of_the_run_is_told_as_one():
+    """With its option; each of them is a setting, and none a column."""
+    assert meant("clips_per_call").endswith("--clips-per-call")
+    assert set(RenderSettings.model_fields) >= OF_THE_RUN
+    assert not OF_THE_RUN & set(COLUMNS)
