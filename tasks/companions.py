@@ -74,7 +74,7 @@ class Companions:
         except Exception as error:
             if not others or is_out_of_memory(error):
                 raise
-            log.info("row %s: sampled by itself: %s", job.row.id, error)
+            log.warning("sampled by itself: %s: %s", type(error).__name__, error)
             return self._sample(models, [job])
         each = (time.monotonic() - began) / len(jobs)
         for other, clip in zip(others, clips[1:], strict=True):

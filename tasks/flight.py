@@ -19,7 +19,8 @@ class Flight:
     Attributes:
         attempt: while its shares are sampled by several actors, a `tasks.handover.Attempt`.
         is_whole: it is not to be split, whatever the run does.
-        is_suspect: it was sampled together with a row whose actor died, and is done by itself from now on.
+        most_together: with how many rows, itself among them, it is sampled at most; None where no actor
+            died of such rows.
     """
 
     job: Job
@@ -31,7 +32,7 @@ class Flight:
     crashes: int = 0
     attempt: Any = None
     is_whole: bool = False
-    is_suspect: bool = False
+    most_together: int | None = None
 
     def end_attempt(self) -> None:
         """Its shares are given up, if it has any; what they answer from now on counts nothing."""

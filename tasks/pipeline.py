@@ -1,9 +1,9 @@
 """The pipeline that takes rows through the stages and loses none.
 
-The rules (DESIGN.md): the manifest is never read ahead; what an actor held when it died is run again
-one row at a time, so that the neighbours of a poison row survive; a row that kills its actor three
-times is failed; a full disk ends the run; every call has a deadline; actors are killed when the run
-ends, however it ends.
+The rules (DESIGN.md): the manifest is never read ahead; what an actor held when it died is run again,
+a row that was at work by itself, and rows that were sampled together together once more and then by
+halves, so that the neighbours of a poison row survive; a row that kills its actor three times is failed;
+a full disk ends the run; every call has a deadline; actors are killed when the run ends, however it ends.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from tasks.order import by_preference
 from tasks.out_of_memory import OutOfMemory
 from tasks.pool import (
     SLOTS,
-    START_DEADLINE,
     ActorPool,
     Broken,
     Call,
@@ -119,6 +118,11 @@ class Pipeline:
         """Whether a sampler is up, or will never be."""
         return self._error is not None or self.samplers_up() > 0
 
+    def check(self) -> None:
+        """Raise what ended the pipeline, if anything did."""
+        if self._error is not None:
+            raise self._error
+
     def samplers_up(self) -> int:
         """How many samplers are up by now."""
         return sum(worker.ready for worker in self.stages[0].pool.workers)
@@ -150,7 +154,7 @@ class Pipeline:
         """How busy each stage is, as seen from another thread in passing."""
         found: dict[str, Load] = {}
         for stage, waiting in zip(self.stages, self._waiting, strict=True):
-            held = [len(worker.calls) for worker in stage.pool.workers if worker.ready]
+            held = [len(w.calls) + len(w.coming) for w in stage.pool.workers if w.ready]
             busy = sum(count > 0 for count in held)
             found[stage.pool.name] = Load(len(held), busy, len(waiting) + sum(held) - busy)
         return found
@@ -222,6 +226,9 @@ class Pipeline:
                 for _ in flights:
                     queue.popleft()
         first = self.stages[0].pool
+        for worker in first.workers:
+            while worker.has_room and self._downstream() < self._backlog:
+                first.submit_coming(worker)
         while not self._waiting[0] and self._downstream() < self._backlog:
             worker = first.idlest()
             flights = self._next_rows(worker) if worker is not None else []
@@ -337,7 +344,7 @@ class Pipeline:
         if call.attempt is not None and said.error_type == OutOfMemory.__name__:
             # one sampler by itself can try again with less, which it cannot while others wait
             flight.is_whole = True
-            self._put_back(call)
+            self._put_back(flight)
             return
         # A row that broke its actor may have found it broken: only another attempt can tell.
         if said.fatal or said.again:
@@ -354,7 +361,7 @@ class Pipeline:
         if call.is_void:
             return
         if said.lost == "frames":  # begin again: sampled latents are on disk
-            flight.stage, flight.chunks = 0, ()
+            flight.stage, flight.chunks, flight.report = 0, (), {}
             self._lose_row(flight, stage, said.reason)
         else:
             self._fail(flight, stage.pool.name, said.error_type, said.reason)
@@ -373,8 +380,10 @@ class Pipeline:
         """Replace an actor. The row at work carries the blame, the one that waited does not. A death
         within milliseconds of a row's end can take that row's answer along: it is done again then."""
         pool = stage.pool
-        pool.crashes_in_a_row += 1
         culprit = worker.calls[0] if blame else None
+        party = worker.party if culprit is not None else []
+        if len(party) < 2:  # of several it is some row that is to blame, more likely than the pool
+            pool.crashes_in_a_row += 1
         lost = pool.replace(worker)
         most = MAX_POOL_CRASHES_AT_WORK if pool.has_worked else MAX_POOL_CRASHES
         if pool.crashes_in_a_row >= most:
@@ -382,18 +391,20 @@ class Pipeline:
                 f"{most} {pool.name} actors died in a row without a row done "
                 f"({reason}); run `zs2 doctor`, and look into the logs of Ray"
             )
-        for call in lost:
-            if call is not culprit:
-                call.flight.is_suspect |= culprit is not None and call.party is culprit.party
-                self._put_back(call)
-        if culprit is not None and not culprit.is_void:
-            self._lose_row(culprit.flight, stage, reason)
+        blamed = None if culprit is None or culprit.is_void else culprit.flight
+        if len(party) > 1:
+            blamed = None
+            _part(party, reason)
+        for flight in reversed(lost):
+            if flight is not blamed:
+                self._put_back(flight)
+        if blamed is not None:
+            self._lose_row(blamed, stage, reason)
 
-    def _put_back(self, call: Call) -> None:
+    def _put_back(self, flight: Flight) -> None:
         """The row is done again, without blame."""
-        if not call.is_void:
-            call.flight.end_attempt()
-            self._waiting[call.flight.stage].appendleft(call.flight)
+        flight.end_attempt()
+        self._waiting[flight.stage].appendleft(flight)
 
     def _lose_row(
         self, flight: Flight, stage: Stage, reason: str, said: StageFailure | None = None
@@ -447,25 +458,38 @@ class Pipeline:
                     reason = f"it ran past its deadline of {deadline:g} s (--row-deadline)"
                     self._lose_actor(stage, worker, reason)
                 elif (
-                    now - worker.started_at > START_DEADLINE
+                    now - worker.started_at > pool.start_deadline
                     and not worker.ready
                     and not any(each.ready for each in pool.workers)  # a node may be lost for good
                 ):
                     raise PoolError(
-                        f"no {pool.name} actor came up within {START_DEADLINE:g} s; "
+                        f"no {pool.name} actor came up within {pool.start_deadline:g} s; "
                         "does the cluster still have room? `ray status` tells"
                     )
 
 
 def _together(queue: Sequence[Flight]) -> list[Flight]:
-    """The first row that waits, and those behind it that can go with it; a suspect goes alone."""
+    """The first row that waits, and those behind it that can go with it; one that killed goes alone."""
     first = queue[0]
     found = [first]
+    most = 1 if first.crashes else first.most_together or first.job.clips_per_call
     for other in islice(queue, 1, None):
-        is_sound = not any(each.crashes or each.is_suspect for each in (first, other))
-        if len(found) == first.job.clips_per_call or not is_sound:
+        if len(found) == most or other.crashes or other.most_together != first.most_together:
             break
         if not first.job.shares_calls_with(other.job):
             break
         found.append(other)
     return found
+
+
+def _part(party: Sequence[Flight], reason: str) -> None:
+    """Rows that were sampled together when their actor died go together once more, as most deaths are
+    the machine's and none of theirs, and from then on by halves: a row that kills is soon by itself."""
+    rows, before = len(party), party[0].most_together
+    most = rows if before is None else (rows + 1) // 2
+    log.warning(
+        "row %s and %d more that were sampled with it: %s; they are sampled again, %d at a time",
+        *(party[0].job.row.id, rows - 1, reason, most),
+    )
+    for flight in party:
+        flight.most_together = most

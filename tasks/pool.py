@@ -65,20 +65,32 @@ class Broken:
 
 @dataclass(eq=False)
 class Worker:
-    """An actor and what it holds."""
+    """An actor and what it holds.
+
+    Attributes:
+        coming: rows that were sampled with the last of its `calls` and have not been asked for yet.
+    """
 
     actor: Any
     born: Any  # object reference: there once the actor's constructor is done
     started_at: float
     ready: bool = False  # it came up; until then it is given no row, which could not be to blame
     calls: deque[Call] = field(default_factory=deque[Call])
+    coming: deque[Flight] = field(default_factory=deque[Flight])
     alone: bool = False  # a row that already killed an actor is in: nobody beside it
     signature: Any = None
 
     @property
-    def load(self) -> int:
-        """Rows at work and waiting; those that are sampled together count as one."""
-        return len({call.party for call in self.calls})
+    def has_room(self) -> bool:
+        """For a row that is sampled with those at work: its clip waits in the actor as latents."""
+        return bool(self.coming) and len(self.calls) < SLOTS
+
+    @property
+    def party(self) -> list[Flight]:
+        """The row at work and those that were sampled with it and have not ended."""
+        head = self.calls[0].party
+        found = [call.flight for call in self.calls if call.party is head]
+        return [*found, *self.coming] if self.calls[-1].party is head else found
 
 
 class ActorPool:
@@ -89,14 +101,21 @@ class ActorPool:
         spawn: starts one actor that has `run(job, chunks)`.
         size: how many.
         deadline: seconds a call may take before its actor is killed.
+        start_deadline: seconds for the first actor to come up, or the pool is given up.
     """
 
     def __init__(
-        self, name: str, spawn: Callable[[], Any], size: int, deadline: float = CALL_DEADLINE
+        self,
+        name: str,
+        spawn: Callable[[], Any],
+        size: int,
+        deadline: float = CALL_DEADLINE,
+        start_deadline: float = START_DEADLINE,
     ) -> None:
         self.name = name
         self.spawn = spawn
         self.deadline = deadline
+        self.start_deadline = start_deadline
         self.crashes_in_a_row = 0
         self.has_worked = False
         self.workers = [Worker(*self._start()) for _ in range(size)]
@@ -115,16 +134,20 @@ class ActorPool:
         wanted = flight.job.signature
         return min(
             self._free(1 if flight.crashes > 0 else SLOTS),
-            key=lambda w: (w.load, w.signature not in (None, wanted)),
+            key=lambda w: (len(w.calls), w.signature not in (None, wanted)),
             default=None,
         )
 
     def idlest(self) -> Worker | None:
         """The worker that should be given a row next, whichever it is; None where all are full."""
-        return min(self._free(SLOTS), key=lambda w: w.load, default=None)
+        return min(self._free(SLOTS), key=lambda w: len(w.calls), default=None)
 
     def _free(self, slots: int) -> list[Worker]:
-        return [w for w in self.workers if w.ready and not w.alone and w.load < slots]
+        return [
+            w
+            for w in self.workers
+            if w.ready and not w.alone and not w.coming and len(w.calls) < slots
+        ]
 
     def gather(self, flight: Flight, most: int) -> list[Worker]:
         """The workers that should take a row's shares, at most so many; none while they are busy, or
@@ -141,7 +164,7 @@ class ActorPool:
             return []
         wanted = flight.job.signature
         free = self._free(1 if flight.crashes > 0 else SLOTS)
-        free.sort(key=lambda w: (w.load, w.signature not in (None, wanted)))
+        free.sort(key=lambda w: (len(w.calls), w.signature not in (None, wanted)))
         count = min(most, len(up))
         return free[:count] if len(free) >= count else []
 
@@ -181,13 +204,16 @@ class ActorPool:
         _start_clock(worker)
 
     def submit_together(self, worker: Worker, flights: Sequence[Flight]) -> None:
-        """Give rows to an actor that are sampled together; each is a call of its own."""
-        if len(flights) == 1:
-            self.submit(worker, flights[0])
-            return
-        party = object()
-        for number, flight in enumerate(flights):
-            self.submit(worker, flight, others=flights[number + 1 :], party=party)
+        """Give rows to an actor that are sampled together: the first now, the others by `submit_coming`."""
+        first, *others = flights
+        worker.coming.extend(others)
+        self.submit(worker, first, others=others)
+
+    def submit_coming(self, worker: Worker) -> None:
+        """Ask an actor that has room for the next of the rows that were sampled together."""
+        party = worker.calls[-1].party if worker.calls else None
+        flight = worker.coming.popleft()
+        self.submit(worker, flight, others=list(worker.coming), party=party)
 
     def take(self, worker: Worker, call: Call) -> None:
         """The call has ended; the next one's time begins."""
@@ -195,11 +221,12 @@ class ActorPool:
         worker.alone = False
         _start_clock(worker)
 
-    def replace(self, worker: Worker) -> list[Call]:
-        """Kill and respawn; returns the calls that were lost with the actor, oldest first."""
+    def replace(self, worker: Worker) -> list[Flight]:
+        """Kill and respawn; returns the rows that were lost with the actor, oldest first."""
         ray.kill(worker.actor)
-        lost = list(worker.calls)
+        lost = [call.flight for call in worker.calls if not call.is_void] + [*worker.coming]
         worker.calls.clear()
+        worker.coming.clear()
         worker.ready, worker.alone, worker.signature = False, False, None
         worker.actor, worker.born, worker.started_at = self._start()
         return lost

@@ -438,14 +438,13 @@ def test_poison_rows_that_lie_together_do_not_end_the_run(
     assert statuses(ended) == {"a": "ok", "bad-1": "failed", "bad-2": "failed", "b": "ok"}
 
 
-def test_an_actor_that_never_comes_up_ends_the_run(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+def test_an_actor_that_never_comes_up_ends_the_run(bench: Bench):
     """A cluster that has no room for an actor makes a run fail in so many words, not wait forever."""
-    monkeypatch.setattr(pipeline_module, "START_DEADLINE", 1.0)
 
     def too_large() -> Any:
         return ray.remote(Actor).options(num_cpus=1000).remote("sample", bench.folder)
 
-    pipeline = bench.pipeline(ActorPool("sample", too_large, 1))
+    pipeline = bench.pipeline(ActorPool("sample", too_large, 1, start_deadline=1.0))
     with pytest.raises(PoolError, match="no sample actor came up within 1 s"):
         render(pipeline, bench.jobs({"a": ""}))
 
@@ -531,9 +530,9 @@ def test_close_leaves_no_actor_alive(bench: Bench):
 class Watched(ActorPool):
     """A pool that notes what it hands to its actors as frames."""
 
-    def submit(self, worker: Any, flight: Any) -> None:
+    def submit(self, worker: Any, flight: Any, *args: Any, **more: Any) -> None:
         self.handed = [*getattr(self, "handed", []), flight.chunks]
-        super().submit(worker, flight)
+        super().submit(worker, flight, *args, **more)
 
 
 def test_frames_travel_as_references(bench: Bench):

@@ -240,27 +240,60 @@ def test_rows_that_follow_each_other_go_together(
 def test_a_poison_row_among_them(
     pipelines: Callable[..., Pipeline], tiny_job: TinyJob, tmp_path: Path
 ):
-    """It fails by itself after its attempts; its neighbours are rendered one at a time, and are ok."""
-    jobs = [tiny_job(name, meta_do="die" if name == "b" else "") for name in "abcdef"]
+    """It is found by halves, as all eight and then half of them may have died of the machine, and fails by
+    itself after its attempts; its neighbours are ok, sampled together, and carry no blame."""
+    jobs = [tiny_job(name, 8, meta_do="die" if name == "f" else "") for name in "abcdefgh"]
     ended: dict[str, Ending] = {}
     pipelines().render(iter(jobs), lambda ending: ended.update({ending.job.row.id: ending}))
     statuses = {name: ending.status for name, ending in ended.items()}
-    assert statuses == {**dict.fromkeys("acdef", "ok"), "b": "failed"}
-    assert ended["b"].attempts == 3 and ended["a"].attempts <= 2
-    assert all(ended[name].attempts == 1 for name in "cdef")
-    assert calls(tmp_path).count("b") == 3  # alone, each time it was to blame
-    assert "d+e+f" in calls(tmp_path) or "f+e+d" in calls(tmp_path)  # no suspects: they only waited
+    assert statuses == {**dict.fromkeys("abcdegh", "ok"), "f": "failed"}
+    assert {name: ending.attempts for name, ending in ended.items()} == {
+        **dict.fromkeys("abcdegh", 1),
+        "f": 3,
+    }
+    assert calls(tmp_path) == [
+        *["a+b+c+d+e+f+g+h"] * 2,
+        *["a+b+c+d", "b+c+d", "c+d", "d"],
+        *["e+f+g+h", "e+f", "e", "f", "f", "f"],
+        *["g+h", "h"],
+    ]
 
 
 def test_a_dead_actor_loses_none_of_them(
     pipelines: Callable[..., Pipeline], tiny_job: TinyJob, tmp_path: Path
 ):
-    """Each is done again, and ends once."""
+    """Each is done again, and ends once; those that only waited are no suspects, and those that were
+    sampled go together once more: most deaths are the machine's."""
     jobs = [tiny_job(name, meta_do="die first" if name == "c" else "") for name in "abcdef"]
     ended: list[Ending] = []
     pipelines(2).render(iter(jobs), ended.append)
     assert sorted(ending.job.row.id for ending in ended) == list("abcdef")
-    assert all(ending.status == "ok" for ending in ended)
+    assert all(ending.status == "ok" and ending.attempts == 1 for ending in ended)
+    assert calls(tmp_path).count("a+b+c") == 2 and calls(tmp_path).count("d+e+f") == 1
+
+
+def test_what_is_sampled_waits_for_the_later_stages(tiny_job: TinyJob, tmp_path: Path):
+    """As latents: with a slow stage behind, as many rows have frames as where each is sampled by itself."""
+
+    class Slow:
+        @ray.method(num_returns="streaming")
+        def run(self, job: Job, chunks: list[Any]) -> Iterator[Any]:
+            time.sleep(0.1)
+            yield {"sampled": len(list(tmp_path.glob("call-*")))}
+
+    options = {"num_cpus": 0.05, "num_gpus": 0, "max_restarts": 0}
+    pools = [
+        ActorPool("sample", lambda: ray.remote(Sampler).options(**options).remote(tmp_path), 1),
+        ActorPool("post", lambda: ray.remote(Slow).options(**options).remote(), 1),
+    ]
+    pipeline = Pipeline([Stage(pool) for pool in pools])
+    ended: list[Ending] = []
+    try:
+        pipeline.render(iter([tiny_job(f"r{i}", 8) for i in range(24)]), ended.append)
+    finally:
+        pipeline.close()
+    ahead = [(ending.report or {})["sampled"] - number for number, ending in enumerate(ended)]
+    assert len(ended) == 24 and 4 <= max(ahead) <= 8  # two slots an actor and two more
 
 
 def test_so_many_clips_have_so_much_time(pipelines: Callable[..., Pipeline], tiny_job: TinyJob):
