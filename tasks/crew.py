@@ -9,8 +9,9 @@ import logging
 import signal
 import time
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from importlib import import_module
 from threading import Event, Thread
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,6 +34,13 @@ log = logging.getLogger("zs2.ray")
 SHOW_SECONDS = 30.0  # between words to people who wait for the samplers
 WATCH_SECONDS = 5.0  # between looks at whether the cluster still lives, and how busy it is
 CLUSTER_WAIT = 3600.0  # seconds for nodes to come up, and for other runs to leave room
+# What a crew's thread imports and its caller's with Prefect, too: of modules that import each other in a
+# circle one of two threads may find a half. Ray itself, and what it imports when it starts and when it
+# makes actors.
+IMPORTED_BEFORE = (
+    *("tasks.cluster", "tasks.pipeline", "tasks.placement", "tasks.telemetry"),
+    *("opentelemetry.trace", "pydantic.v1", "starlette.datastructures"),
+)
 GO_ON = "the same command goes on where it stopped"
 
 
@@ -55,11 +63,12 @@ class Cluster:
 
 
 class Crew:
-    """Starts at once, in a thread of its own.
+    """Starts at once, in a thread of its own, once Ray is imported.
 
     Args:
         root: the run folder's address; the actors write there.
-        rows: to render; there are never more samplers, but where rows are split.
+        batches: to render, of rows or of those that are sampled together; there are never more samplers,
+            but where rows are split.
         shares: over how many samplers the longest row can be spread (`tasks.split`).
         spawners: says of a placement and the root what starts an actor of each stage; default
             `Placement.spawners`.
@@ -73,7 +82,7 @@ class Crew:
         self,
         cluster: Cluster,
         root: str,
-        rows: int,
+        batches: int,
         spawners: Spawners | None = None,
         first: Job | None = None,
         tell: Callable[[str], None] = log.info,
@@ -87,11 +96,13 @@ class Crew:
         self._spawners = spawners
         self._first = first
         self._root = root
-        self._rows = rows
+        self._batches = batches
         self._shares = 1 if cluster.split_clips == "never" else shares
         self._opened: Future[_Opened] = Future()
         self._closing = Event()
         self._description = ""
+        for name in IMPORTED_BEFORE:
+            import_module(name)
         self._thread = Thread(target=self._live, name="zs2-crew", daemon=True)
         self._thread.start()
 
@@ -137,11 +148,8 @@ class Crew:
         # Ray's processes inherit this: where a whole group is told to end (`timeout`, systemd), the
         # run ends them, after what is in flight.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        try:
-            from tasks.cluster import disconnect
-        except Exception as error:
-            self._opened.set_exception(error)
-            return
+        from tasks.cluster import disconnect
+
         try:
             self._serve()
         finally:
@@ -190,7 +198,7 @@ class Crew:
         from tasks.cluster import Patience, await_size, connect, in_words, nodes
         from tasks.pipeline import Pipeline, Stage
         from tasks.placement import Placement, place
-        from tasks.pool import ActorPool
+        from tasks.pool import START_DEADLINE, ActorPool
         from tasks.split import splits
 
         cluster = self._cluster
@@ -201,7 +209,7 @@ class Crew:
         await_size(cluster.min_nodes, cluster.min_gpus, patience)
         placement = place(
             nodes(),
-            self._rows,
+            self._batches,
             shares=self._shares,
             samplers=cluster.samplers,
             threads=cluster.threads,
@@ -212,15 +220,23 @@ class Crew:
         sizes = {"sample": placement.samplers}
         if placement.most_on(nodes(free=True)):  # there is room: a sampler is coming up
             patience = replace(patience, tell=log.debug)
+        # on a shared cluster the samplers wait for room first, and then begin to start
+        starts = {"sample": START_DEADLINE + patience.seconds}
         pools = {
-            name: ActorPool(name, spawn, sizes.get(name, placement.post_actors), cluster.deadline)
+            name: ActorPool(
+                name,
+                spawn,
+                sizes.get(name, placement.post_actors),
+                cluster.deadline,
+                starts.get(name, START_DEADLINE),
+            )
             for name, spawn in spawners.items()
         }
         if self._first is not None and self._spawners is None:
             pools["sample"].workers[0].actor.warm_up.remote(self._first)
         pipeline = Pipeline(
             [Stage(pools["sample"]), Stage(pools["post"])],
-            splits=splits(cluster.split_clips, self._rows, placement.samplers),
+            splits=splits(cluster.split_clips, self._batches, placement.samplers),
         )
         mark("actors begun")
         if cluster.address is not None:
@@ -240,17 +256,19 @@ def _await_sampler(pipeline: Pipeline, placement: Placement, patience: Patience)
     """Until one is up: then the run goes on, and others follow as other runs leave room.
 
     Raises:
-        ClusterError: none in that time. Interrupted: stopped meanwhile.
+        ClusterError: none in that time. Interrupted: stopped meanwhile. PoolError: none can live.
     """
     from tasks.cluster import ClusterError, in_words, nodes
 
     def free() -> str:
         return f"{in_words(nodes(free=True))} free"
 
-    if patience.until(pipeline.has_begun, f"room for {placement}", free):
-        return
-    pipeline.close()
-    raise ClusterError(
-        f"expected room for one of {placement} within {patience.seconds:g} s, found {free()}; "
-        "other runs hold the rest: wait longer with --cluster-wait, or limit their samplers"
-    )
+    with ExitStack() as undo:
+        undo.callback(pipeline.close)
+        if not patience.until(pipeline.has_begun, f"room for {placement}", free):
+            raise ClusterError(
+                f"expected room for one of {placement} within {patience.seconds:g} s, found {free()}; "
+                "other runs hold the rest: wait longer with --cluster-wait, or limit their samplers"
+            )
+        pipeline.check()
+        undo.pop_all()

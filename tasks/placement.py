@@ -75,7 +75,7 @@ class Placement:
 
 def place(
     found: Sequence[Resources],
-    rows: int,
+    batches: int,
     *,
     shares: int = 1,
     samplers: int | None = None,
@@ -86,7 +86,8 @@ def place(
 
     Args:
         found: what each node has: a sampler lives on one.
-        rows: to render; there are never more samplers than rows, or than one row can be spread over.
+        batches: to render, see `tasks.work.Work`; there are never more samplers, unless one row can be
+            spread over more.
         shares: over how many samplers a row can be spread; 1 where rows are not split.
         samplers: exactly so many, instead.
 
@@ -101,10 +102,10 @@ def place(
     cpus = 1.0 if gpus else float(threads)
     one = Placement(1, cpus, gpus, threads, 1)
     most = one.most_on(found)
-    count = max(1, min(most, max(rows, shares))) if samplers is None else samplers
+    count = max(1, min(most, max(batches, shares))) if samplers is None else samplers
     # Cores that no sampler takes are post-processing's; where there are none it shares theirs.
     left = int(sum(node.get("CPU", 0) for node in found) - count * cpus)
-    beside = min(left, count * POST_PER_SAMPLER, rows)
+    beside = min(left, count * POST_PER_SAMPLER, batches)
     placement = replace(one, samplers=count, post_actors=max(1, beside, count // SHARED_POST))
     if count > most:
         raise ClusterError(

@@ -40,9 +40,9 @@ def share_unit(job: Job) -> int:
     return unit
 
 
-def splits(split_clips: SplitClips, rows: int, samplers: int) -> bool:
+def splits(split_clips: SplitClips, batches: int, samplers: int) -> bool:
     """Whether a run splits its rows: `auto` does so where some samplers would have none.
 
     It has no say in a clip's bytes, and so no place in its digest.
     """
-    return split_clips == "always" or (split_clips == "auto" and rows < samplers)
+    return split_clips == "always" or (split_clips == "auto" and batches < samplers)

@@ -18,10 +18,12 @@ class Work:
     `most_shares`: over how many samplers the longest row can be spread. `controlled_pictures` are those
     of `unet_pictures` that have a ControlNet beside them, `padded_pictures` those that are of no frame,
     `shallow_pictures` those of which the outermost blocks alone are computed. `filled_pictures` are those
-    of the padded ones that fill up calls of several clips.
+    of the padded ones that fill up calls of several clips. `batches`: what a sampler takes at a time, a
+    row or rows that are sampled together.
     """
 
     rows: int = 0
+    batches: int = 0
     frames: int = 0
     output_frames: int = 0
     unet_calls: int = 0
@@ -46,6 +48,7 @@ class Work:
         pictures = job.unet_pictures
         return cls(
             rows=1,
+            batches=1,
             frames=row.num_frames,
             output_frames=job.output_frames,
             unet_calls=job.unet_calls,
@@ -70,6 +73,7 @@ class Work:
         itself, share these, so many clips in each; the last ones are filled up."""
         batches = -(-rows // clips)
         filling = batches * clips - rows
+        self.batches -= rows - batches
         self.unet_calls -= (rows - batches) * one.unet_calls
         self.unet_pictures += filling * one.unet_pictures
         self.native_pictures += filling * one.native_pictures
@@ -81,6 +85,7 @@ class Work:
     def add(self, other: Work) -> None:
         """Count other work, too."""
         self.rows += other.rows
+        self.batches += other.batches
         self.frames += other.frames
         self.output_frames += other.output_frames
         self.unet_calls += other.unet_calls

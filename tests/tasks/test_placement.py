@@ -137,6 +137,7 @@ sys.path.insert(0, {root!r})
 from threading import Event
 import ray
 from ray.cluster_utils import Cluster
+from tasks import pool
 from tasks.cluster import ClusterError, Patience, await_size, connect, nodes
 from tasks.crew import Cluster as Where
 from tasks.crew import Crew
@@ -186,6 +187,13 @@ except ClusterError as error:
     print("REFUSED", error)
 crew.close()
 print("TOLD", *told)
+pool.START_DEADLINE = 15.0  # less than the wait for room, which it follows and does not cut short
+crew = Crew(Where(cluster.address, gpus_per_sampler=0, wait=18), {folder!r}, 100)
+try:
+    crew.pipeline()
+except ClusterError as error:
+    print("WAITED", error)
+crew.close()
 left = Event()
 crew = Crew(Where(cluster.address, gpus_per_sampler=0), {folder!r}, 100, tell=lambda s: left.set())
 assert left.wait(60)
@@ -213,6 +221,7 @@ def test_a_cluster_that_is_too_small_or_held_by_others(tmp_path: Path) -> None:
     assert said["BESIDE"] == "True"
     assert said["STOPPED"] == "stopped while it waited for 4 node(s) and 0 GPU(s)"
     assert "found 2 node(s) with 2 CPUs and 0 GPUs" in said["SMALL"]
+    assert "expected room for one of 4 sampler actor(s) of 1 CPUs within 18 s" in said["WAITED"]
     assert said["GROWN"] == "3"
     assert "room for one of 4 sampler actor(s)" in said["REFUSED"]
     assert "3 node(s) with 0 CPUs and 1 GPUs free" in said["REFUSED"]
