@@ -32,7 +32,7 @@ from tasks.crew import Crew
 from tasks.live_gallery import live_gallery
 from tasks.pipeline import Interrupted
 from tasks.plan import Plan
-from tasks.publish import failures_by_cause, versions
+from tasks.publish import failures_by_cause, state_of, versions
 from tasks.render import Observer, RenderRun, plan, publish_run, render_shard
 from tasks.startup import mark
 
@@ -79,7 +79,7 @@ def render_manifest(
         settings: how; see RenderSettings.
 
     Returns:
-        The summary, with `state` (finished or interrupted) and `left`, the rows without a result. An
+        The summary, with `state` (`tasks.publish.state_of`) and `left`, the rows without a result. An
         interrupted run is Cancelled, as Completed would not be true: `flows.verdict.result_of` has its
         summary.
 
@@ -115,7 +115,7 @@ def render_manifest(
                 summary = _render_and_publish(run, made, title, settings.price_per_hour)
         folder.sweep_temporary()  # what actors that died in this run left
         left = max(0, made.rows - sum(summary["rows"].values()))
-        state = "interrupted" if run.is_interrupted and left else "finished"
+        state = state_of(left, run.is_interrupted)
         summary = {**summary, "state": state, "left": left}
         log.info("%s: this run %s", state, summary["rendered"])
         _end_run_file(folder, run_file, state)
@@ -143,12 +143,12 @@ def _failure(
     folder: RunFolder, settings: RenderSettings, summary: dict[str, Any]
 ) -> RowsFailedError | None:
     """What a run that has ended fails with, if so many of its rows did."""
-    rows = summary["rows"]
-    if summary["state"] != "finished" or not has_failed(settings.fail_if, rows):
+    rows, left = summary["rows"], summary["left"]
+    if summary["state"] == "interrupted" or not has_failed(settings.fail_if, rows, left):
         return None
     causes = failures_by_cause(folder)
     return RowsFailedError(
-        told_of_failures(folder.address, settings.fail_if, rows, causes), summary
+        told_of_failures(folder.address, settings.fail_if, rows, causes, left), summary
     )
 
 
@@ -186,7 +186,7 @@ def _progress(run: RenderRun, made: Plan) -> Progress:
 
 def _render_shards(run: RenderRun, made: Plan) -> None:
     futures = [
-        render_shard.submit(run, shard, made.work.rows, made.work.most_shares)
+        render_shard.submit(run, shard, made.work.batches, made.work.most_shares)
         for shard in made.shards
     ]
     errors: list[Exception] = []

@@ -39,28 +39,35 @@ class RowsFailedError(RuntimeError):
         self.summary = summary
 
 
-def has_failed(fail_if: str | float, rows: Mapping[str, int]) -> bool:
-    """Whether so many failed and invalid rows fail the run.
+def has_failed(fail_if: str | float, rows: Mapping[str, int], left: int = 0) -> bool:
+    """Whether so many rows without a video fail the run.
 
     Args:
         fail_if: `any` of them, `never`, or a share of all rows: more than it.
         rows: of the manifest, by status.
+        left: those without a status, which a run of failed rows alone leaves.
     """
-    bad = rows["failed"] + rows["invalid"]
+    bad = rows["failed"] + rows["invalid"] + left
     if isinstance(fail_if, str):
         return bad > 0 and fail_if == "any"
-    return bad > fail_if * sum(rows.values())
+    return bad > fail_if * (sum(rows.values()) + left)
 
 
 def told_of_failures(
-    address: str, fail_if: str | float, rows: Mapping[str, int], causes: Sequence[Cause]
+    address: str,
+    fail_if: str | float,
+    rows: Mapping[str, int],
+    causes: Sequence[Cause],
+    left: int = 0,
 ) -> str:
     """The counts, the first causes, and what to do, in a few lines."""
-    total = sum(rows.values())
+    total = sum(rows.values()) + left
     lines = [
         f"{rows['failed']} failed and {rows['invalid']} invalid of {total} rows of {address} "
         f"(fail_if is {fail_if}); `zs2 retry {address}` or the same run renders them again"
     ]
+    if left:
+        lines.append(f"{left} were never rendered: a run without only_failed does that")
     for cause in causes[:MOST_CAUSES]:
         lines.append(f"{cause.rows} × {cause.stage}: {cause.error}: {cause.told} ({cause.example})")
     if len(causes) > MOST_CAUSES:

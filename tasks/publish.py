@@ -91,6 +91,7 @@ def publish(
     title: str,
     price_per_hour: float | None = None,
     since: datetime | None = None,
+    is_interrupted: bool = False,
     utilisation: Mapping[str, Any] | None = None,
     startup: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
@@ -100,6 +101,7 @@ def publish(
         ids: the manifest's ids; results of other ids leave the ledger (their files stay).
         price_per_hour: of one device; gives the summary its cost.
         since: when this run began, for the picture of its throughput.
+        is_interrupted: it was told to end before all rows had; see `state_of`.
         utilisation: what its actors did; see `tasks.utilisation`.
         startup: when it reached the steps of its start; see `tasks.startup`.
 
@@ -125,17 +127,24 @@ def publish(
     write_json(folder.summary_file, summary)
     folder.upload(folder.summary_file)
     left = len(ids) - sum(summary["rows"].values())
-    state = "interrupted" if left > 0 else "finished"
     write_gallery(
         folder,
         iter_results(folder.root),
         title=title,
         summary=summary,
-        state=state,
+        state=state_of(left, is_interrupted),
         scores=scores,
     )
     folder.upload(folder.gallery_file)
     return summary
+
+
+def state_of(left: int, is_interrupted: bool) -> str:
+    """How a run has ended that leaves so many rows without a result: `finished` with none; `interrupted`;
+    or `incomplete`, where it was to render failed rows alone."""
+    if left <= 0:
+        return "finished"
+    return "interrupted" if is_interrupted else "incomplete"
 
 
 def publish_scores(folder: RunFolder) -> None:

@@ -26,7 +26,7 @@ from tasks.codecs import check_encoders
 from tasks.crew import Cluster, Crew
 from tasks.ending import Ending, result_row
 from tasks.job import Engine
-from tasks.pipeline import Pipeline
+from tasks.pipeline import Interrupted, Pipeline
 from tasks.plan import SHARD_ROWS, Catalogue, Plan, Shard, jobs_of, make_plan
 from tasks.publish import Tally, publish
 from tasks.startup import mark, marks
@@ -128,16 +128,20 @@ class RenderRun:
         finally:
             self.journal.close()
 
-    def pipeline(self, rows: int, shares: int = 1) -> Pipeline:
-        """The actors' pipeline, for so many rows, of which one can be spread over so many samplers; the
-        run's clock starts when it is open.
+    def pipeline(self, batches: int, shares: int = 1) -> Pipeline:
+        """The actors' pipeline, for so many batches, of which one can be spread over so many samplers;
+        the run's clock starts when it is open.
 
         Raises:
-            ClusterError: no cluster, or no room in it.
+            ClusterError: no cluster, or no room in it. Interrupted: before actors were started.
         """
         with self._opening:
             if self._crew is None:
-                self._crew = Crew(self.cluster, self.folder.address, rows, shares=shares)
+                if self.is_interrupted:
+                    raise Interrupted("the run was interrupted")
+                self._crew = Crew(self.cluster, self.folder.address, batches, shares=shares)
+                if self.is_interrupted:  # meanwhile: whoever did found none to tell
+                    self._crew.interrupt()
             pipeline = self._crew.pipeline()
             if not self._started:
                 log.info("Ray: %s", self._crew.description())
@@ -271,18 +275,18 @@ def plan(run: RenderRun, skip_invalid: bool) -> Plan:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def render_shard(run: RenderRun, shard: Shard, rows: int, shares: int = 1) -> int:
+def render_shard(run: RenderRun, shard: Shard, batches: int, shares: int = 1) -> int:
     """Render one shard's rows; returns how many there were.
 
     Args:
-        rows, shares: of the whole run, which the first shard starts the actors for: how many there are,
-            and over how many samplers one can be spread.
+        batches, shares: of the whole run, which the first shard starts the actors for: how many there
+            are, and over how many samplers one can be spread (`tasks.work.Work`).
     """
     tally = run.shard(shard)
     jobs = jobs_of(shard, run.manifest, run.catalogue, run.defaults, run.engine)
     started = time.monotonic()
     try:
-        run.pipeline(rows, shares).render(
+        run.pipeline(batches, shares).render(
             (job for job in jobs if job.row.id not in tally.ended),
             partial(run.end, tally),
             shard.signature,
@@ -307,6 +311,7 @@ def publish_run(
         title=title,
         price_per_hour=price_per_hour,
         since=run.began,
+        is_interrupted=run.is_interrupted,
         utilisation=run.utilisation(),
         startup=marks(),
     )

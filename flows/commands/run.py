@@ -8,7 +8,7 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -50,12 +50,16 @@ def settings_of(
     try:
         return RenderSettings(defaults=parse_defaults(defaults or []), input_roots=roots, **values)
     except ValidationError as error:
-        faults = [
-            f"--{'-'.join(str(part) for part in fault['loc']).replace('_', '-')}: "
-            f"{_expected(fault['msg'])}, found {fault['input']!r}"
-            for fault in error.errors()
-        ]
-        raise UsageError("\n".join(faults)) from error
+        raise UsageError(_faults(error)) from error
+
+
+def _faults(error: ValidationError) -> str:
+    """What is wrong with settings, by option, in lines."""
+    return "\n".join(
+        f"--{'-'.join(str(part) for part in fault['loc']).replace('_', '-')}: "
+        f"{_expected(fault['msg'])}, found {fault['input']!r}"
+        for fault in error.errors()
+    )
 
 
 def _expected(told: str) -> str:
@@ -80,24 +84,28 @@ def run(
     interrupted."""
     folder = RunFolder(out or default_out(manifest))
     with folder.view() as seen:
-        rows, shares, first = _rows_to_render(manifest, seen, settings)
-        settled = _settled(manifest, seen, settings) if not rows else None
+        quick = _quick_look(manifest, seen, settings)
+        settled = None if quick.batches else _settled(manifest, seen)
+        if settled is not None and quick.invalid not in (None, settled["rows"]["invalid"]):
+            settled = None
     folder.create()
     with folder.lock("starting"):  # refused now rather than after Prefect and Ray have started
         if settled is not None:
             folder.sweep_temporary()  # what orphans of a killed run left since
             write_json(folder.summary_file, settled)
             folder.upload(folder.summary_file)
+            _keep_settings(folder, settings)
     started = time.monotonic()
     if settled is not None:
-        return _end(settled, folder, settings, 0.0, quiet=quiet, as_json=as_json)
+        return _end(settled, folder, manifest, settings, 0.0, quiet=quiet, as_json=as_json)
     # Ray starts in the background while Prefect does in the foreground.
     tell = log.info if quiet else say
     show = (lambda _: None) if quiet else say
     crew = None
-    if rows:
-        more: dict[str, Any] = {"first": first, "shares": shares, "tell": tell, "show": show}
-        crew = Crew(settings.cluster(), folder.address, rows, **more)
+    if quick.batches:
+        more: dict[str, Any] = {"first": quick.first, "shares": quick.shares}
+        more |= {"tell": tell, "show": show}
+        crew = Crew(settings.cluster(), folder.address, quick.batches, **more)
     try:
         with Progress(quiet) as progress:
             summary = _run_flow(manifest, folder, settings, progress, crew)
@@ -105,12 +113,13 @@ def run(
         say("interrupted; the same command goes on where it stopped")
         return 130
     seconds = time.monotonic() - started
-    return _end(summary, folder, settings, seconds, quiet=quiet, as_json=as_json)
+    return _end(summary, folder, manifest, settings, seconds, quiet=quiet, as_json=as_json)
 
 
 def _end(
     summary: Mapping[str, Any],
     folder: RunFolder,
+    manifest: str,
     settings: RenderSettings,
     seconds: float,
     *,
@@ -121,41 +130,59 @@ def _end(
     if as_json:
         print(json.dumps(summary, ensure_ascii=False))
     elif not quiet:
-        say(_closing_lines(summary, folder, seconds))
+        say(_closing_lines(summary, folder, manifest, seconds))
     if summary["state"] == "interrupted":
         return 130
-    return 3 if has_failed(settings.fail_if, summary["rows"]) else 0
+    return 3 if has_failed(settings.fail_if, summary["rows"], summary["left"]) else 0
 
 
 def run_again(out: str, *, quiet: bool, as_json: bool) -> int:
     """`zs2 retry`: the run folder's own manifest and settings, failed rows only.
 
     Raises:
-        UsageError: no run was there.
+        UsageError: no run was there, or one of another version of zs2 whose settings are none of this.
     """
     with RunFolder(out).view() as folder:
         content = read_json(folder.run_file)
     if content is None:
         raise UsageError(f"{out}: expected the folder of an earlier run, found no run.json")
-    settings = RenderSettings.model_validate({**content["settings"], "only_failed": True})
+    try:
+        settings = RenderSettings.model_validate({**content["settings"], "only_failed": True})
+    except ValidationError as error:
+        raise UsageError(
+            f"{out}: this version of zs2 does not take the settings in run.json: {_faults(error)}; "
+            "render the manifest again, with options"
+        ) from error
     return run(content["manifest"], out, settings, quiet=quiet, as_json=as_json)
 
 
-def _rows_to_render(
-    manifest: str, folder: RunFolder, settings: RenderSettings
-) -> tuple[int, int, Job | None]:
-    """How many rows are left to render, over how many samplers one of them can be spread, and the first
-    of them where it is known, from a quick look before anything heavy is started.
+class _QuickLook(NamedTuple):
+    """What is left to render, as far as it is known before anything heavy is started.
+
+    Attributes:
+        batches: see `tasks.work.Work`; of a large manifest its rows, or those that failed.
+        shares: over how many samplers one row can be spread.
+        first: the first row. None where it is not known, as are the
+        invalid: rows.
+    """
+
+    batches: int
+    shares: int = 1
+    first: Job | None = None
+    invalid: int | None = None
+
+
+def _quick_look(manifest: str, folder: RunFolder, settings: RenderSettings) -> _QuickLook:
+    """Plan the run, if its manifest is small or all was done before: else that is the flow's first task.
 
     Raises:
         UsageError: bad rows. AssembleError: no encoder for a row's codec on this machine, where the
-            run is local. Not for large manifests, unless all was done before: planning them is the
-            flow's first task.
+            run is local.
     """
     source = open_manifest(manifest)
     defaults = check_defaults(settings.defaults)
     if source.num_rows > QUICK_CHECK_ROWS and _settled(manifest, folder, settings) is None:
-        return source.num_rows, 1, None
+        return _QuickLook(_most_rows(source.num_rows, folder, settings))
     catalogue, engine = settings.catalogue(), settings.computing()
     made = make_plan(
         source,
@@ -177,13 +204,24 @@ def _rows_to_render(
             check_compiler()
     mark("checked")
     if not made.shards:
-        return 0, 1, None
+        return _QuickLook(0, invalid=made.invalid_rows)
     first = next(jobs_of(made.shards[0], source, catalogue, defaults, engine))
-    return made.work.rows, made.work.most_shares, first
+    return _QuickLook(made.work.batches, made.work.most_shares, first, made.invalid_rows)
 
 
-def _settled(manifest: str, folder: RunFolder, settings: RenderSettings) -> dict[str, Any] | None:
-    """This run's summary where the same run has ended before and nothing is left to publish.
+def _most_rows(rows: int, folder: RunFolder, settings: RenderSettings) -> int:
+    """How many of so many rows a run renders at most, as far as that is known without a plan."""
+    if not settings.only_failed:
+        return rows
+    counts = known(folder.root).counts()
+    return min(rows, counts["failed"] + counts["invalid"])
+
+
+def _settled(
+    manifest: str, folder: RunFolder, settings: RenderSettings | None = None
+) -> dict[str, Any] | None:
+    """This run's summary where a run of the same manifest, and of the same settings if these are given,
+    has ended before and nothing is left to publish.
 
     Then neither Prefect nor Ray need to start for a run without work.
     """
@@ -192,7 +230,7 @@ def _settled(manifest: str, folder: RunFolder, settings: RenderSettings) -> dict
         return None
     same = (
         run_file["identity"] == open_manifest(manifest).identity()
-        and run_file["settings"] == settings.model_dump(mode="json")
+        and (settings is None or run_file["settings"] == settings.model_dump(mode="json"))
         and sum(summary["rows"].values()) == run_file["rows"]
         and not list_journals(folder.results)
         and folder.exists(folder.metadata_file)
@@ -200,6 +238,14 @@ def _settled(manifest: str, folder: RunFolder, settings: RenderSettings) -> dict
     )
     none = dict.fromkeys(summary["rows"], 0)
     return {**summary, "rendered": none, "state": "finished", "left": 0} if same else None
+
+
+def _keep_settings(folder: RunFolder, settings: RenderSettings) -> None:
+    """A run without work leaves its settings in run.json, for `retry` and `show`."""
+    content, now = read_json(folder.run_file) or {}, settings.model_dump(mode="json")
+    if content.get("settings") != now:
+        write_json(folder.run_file, {**content, "settings": now})
+        folder.upload(folder.run_file)
 
 
 def _run_flow(
@@ -233,7 +279,9 @@ def _say_what_ctrl_c_does() -> None:
     say("ending the rows in flight; Ctrl-C again stops at once")
 
 
-def _closing_lines(summary: Mapping[str, Any], folder: RunFolder, seconds: float) -> str:
+def _closing_lines(
+    summary: Mapping[str, Any], folder: RunFolder, manifest: str, seconds: float
+) -> str:
     rows, rendered = summary["rows"], summary["rendered"]
     named = shlex.quote(folder.name)
     total = sum(rows.values()) + summary["left"]
@@ -252,8 +300,15 @@ def _closing_lines(summary: Mapping[str, Any], folder: RunFolder, seconds: float
         lines.append(
             f"{rows['failed']} failed, {rows['invalid']} invalid: `zs2 status {named}` says why"
             + (f", `zs2 retry {named}` tries again" if rows["failed"] else "")
+            + ("; an invalid row has to be mended in the manifest" if rows["invalid"] else "")
         )
     if summary["state"] == "interrupted":
         lines.append("interrupted; the same command goes on where it stopped")
+    elif summary["left"]:
+        were = "row was" if summary["left"] == 1 else "rows were"
+        lines.append(
+            f"{summary['left']} {were} never rendered, which a retry leaves: "
+            f"`zs2 render {shlex.quote(manifest)} -o {named}` does it"
+        )
     lines.append(f"look at {folder.address_of(folder.gallery_file)}")
     return "\n".join(lines)

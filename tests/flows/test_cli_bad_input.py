@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import _guarded, app
-from flows.commands.run import _rows_to_render  # pyright: ignore[reportPrivateUsage]
+from flows.commands.run import _quick_look  # pyright: ignore[reportPrivateUsage]
 from flows.errors import exit_code_of
 from flows.settings import RenderSettings
 from manifests.storage import RunFolder
@@ -513,4 +513,4 @@ def test_a_missing_encoder_is_refused_before_anything_starts(
         assert "it can write gif: choose one of these" in str(done.exception)
         assert not out.exists()
     settings = RenderSettings(ray_address="ray.example:6379")  # pyright: ignore[reportCallIssue]
-    assert _rows_to_render(manifest, RunFolder(tmp_path / "other"), settings)[0] == 2
+    assert _quick_look(manifest, RunFolder(tmp_path / "other"), settings).batches == 2

@@ -56,7 +56,7 @@ def test_the_rate_is_said_with_the_clock_it_is_of(tmp_path: Path) -> None:
         **{"rows": counts, "rendered": counts, "left": 0, "state": "finished", "frames": 44},
         **{"frames_per_second": 4.4, "wall_seconds": 10.0},
     }
-    said = run._closing_lines(summary, RunFolder(tmp_path), 34.0).splitlines()[0]
+    said = run._closing_lines(summary, RunFolder(tmp_path), "m.parquet", 34.0).splitlines()[0]
     assert said == (
         "4 rows rendered in 34 s (44 frames, 4.4 frames/s but for 24 s of starting and ending); "
         "4 of 4 are ok"

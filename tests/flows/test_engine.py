@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.commands.run import _rows_to_render  # pyright: ignore[reportPrivateUsage]
+from flows.commands.run import _quick_look  # pyright: ignore[reportPrivateUsage]
 from flows.errors import exit_code_of
 from flows.settings import RenderSettings
 from manifests.storage import RunFolder
@@ -38,8 +38,8 @@ def test_a_missing_compiler_is_refused_before_anything_starts(
         assert "no no-such-compiler; install" in str(done.exception)
         assert not out.exists()
     options: dict[str, Any] = {"engine": "compiled", "ray_address": "ray.example:6379"}
-    rows, _, first = _rows_to_render(manifest, RunFolder(tmp_path / "o"), RenderSettings(**options))
-    assert rows == 1 and first is not None and first.engine.engine == "compiled"
+    look = _quick_look(manifest, RunFolder(tmp_path / "o"), RenderSettings(**options))
+    assert look.batches == 1 and look.first is not None and look.first.engine.engine == "compiled"
 
 
 @pytest.mark.parametrize("command", [["sample", "a star"], ["render", "m.parquet"]])

@@ -66,3 +66,11 @@ def test_failed_rows_and_retry(tiny_model: Path, tmp_path: Path) -> None:
     assert summary["rendered"] == {"ok": 2, "failed": 0, "invalid": 0}
     assert summary["rows"] == {"ok": 3, "failed": 0, "invalid": 0}
     assert (out / ledger["good"]["file_name"]).stat().st_mtime_ns == good
+
+    write_rows(manifest, [*rows, {"id": "new", "model": str(tiny_model), **common}])
+    answer = zs2("retry", out)
+    assert answer.code == 0, answer.err  # 0.7 of the rows may be without a video
+    assert f"1 row was never rendered, which a retry leaves: `zs2 render {manifest}" in answer.err
+    status = json.loads(zs2("status", out, "--json").out)
+    assert (status["state"], status["left"]) == ("incomplete", 1)
+    assert '"state":"incomplete"' in (out / "index.html").read_text()

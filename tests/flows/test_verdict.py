@@ -33,6 +33,17 @@ def test_when_a_run_has_failed(fail_if: object, failed: int, invalid: int, expec
     assert has_failed(given, rows) is expected
 
 
+def test_rows_that_were_never_rendered_count() -> None:
+    """A run of failed rows alone may leave some; it has not done what its manifest asks for."""
+    rows = {"ok": 9, "failed": 0, "invalid": 0}
+    assert has_failed("any", rows, 1) and not has_failed("never", rows, 1)
+    assert has_failed(0.05, rows, 1) and not has_failed(0.1, rows, 1)
+    told = told_of_failures("/o", "any", rows, [], 1)
+    assert "of 10 rows" in told and told.endswith(
+        "1 were never rendered: a run without only_failed does that"
+    )
+
+
 def test_a_manifest_without_rows_has_not_failed() -> None:
     """No rows, no failure, whatever the share."""
     none = dict.fromkeys(("ok", "failed", "invalid"), 0)
