@@ -55,7 +55,8 @@ class Plan:
         switches_in_manifest_order: of one that takes the rows as the manifest has them.
         problems: those of the first bad rows; `invalid_rows` counts all of these.
         work: what the shards add up to.
-        shapes: of UNet calls in the work, of all signatures: what a compiled engine compiles.
+        shapes: of UNet calls in the work, clips in one included, of all signatures: what a compiled engine
+            compiles.
         codecs: of the rows to render.
     """
 
@@ -141,7 +142,7 @@ def make_plan(
     for group, each in pending.items():
         if group.clips > 1 and each.one is not None:
             plan.work.share_calls(each.one, len(each.positions), group.clips)
-    plan.shapes = len({(group.signature, group.shape) for group in pending})
+    plan.shapes = len({(group.signature, group.shape, group.clips) for group in pending})
     parts = list(ordered(pending, samplers))
     pending.clear()
     plan.switches = Switches.of([part.group for part in parts])
