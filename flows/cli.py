@@ -238,7 +238,8 @@ def plan(
     rate: Annotated[
         float | None,
         typer.Option(
-            help="UNet pictures of the model's size a second, of a device; default: measured."
+            help="UNet pictures of the model's size a second, of a device, eager and one clip a call; "
+            "default: measured."
         ),
     ] = None,
     compiled_gain: Annotated[
