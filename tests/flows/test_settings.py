@@ -49,6 +49,22 @@ def test_every_bad_option_is_named_in_one_message() -> None:
     assert second == "--samplers: expected a number greater than or equal to 1, found 0"
 
 
+def test_rows_that_are_sampled_together_are_not_split() -> None:
+    """To ask for both is refused, with what to do; each by itself, and the default, is taken."""
+    with pytest.raises(UsageError) as caught:
+        settings_of(defaults=None, split_clips="always", clips_per_call=4)
+    message = str(caught.value)
+    assert message.startswith("--split-clips: expected auto or never beside 4 clips a call, ")
+    assert "leave clips_per_call at 1" in message and message.endswith(", found 'always'")
+    for values in ({"clips_per_call": 4}, {"split_clips": "always"}):
+        assert settings_of(defaults=None, **values).clips_per_call in (1, 4)
+    assert settings_of(defaults=None, split_clips="never", clips_per_call=4).split_clips == "never"
+    with pytest.raises(
+        UsageError, match=r"^--clips-per-call: [^\n]*$"
+    ):  # and not a word of splitting
+        settings_of(defaults=None, split_clips="always", clips_per_call=0)
+
+
 def test_input_roots_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`zs2 retry` reads them in another working folder; the catalogue is made of the settings."""
     monkeypatch.chdir(tmp_path)
