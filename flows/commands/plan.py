@@ -63,6 +63,8 @@ def plan(
         raise UsageError(
             f"--clips-gain: expected beside --clips-per-call of 2 or more, found {clips_gain} without"
         )
+    if samplers < 1:
+        raise UsageError(f"--samplers: expected at least 1, found {samplers}")
     source = open_manifest(manifest)
     with RunFolder(out).view() if out else nullcontext() as folder:
         made = make_plan(
@@ -77,10 +79,11 @@ def plan(
         if made.invalid_rows:
             raise UsageError(f"{manifest}: {format_problems(made.problems)}")
         measured = rate_of(rate, folder, made, declared)
-    gains = measured.gains_of(declared, compiled_gain, clips_gain)
+    shared_gain = clips_gain if made.work.shared_native_pictures else 1.0
+    gains = measured.gains_of(declared, compiled_gain, shared_gain)
     seconds = measured.seconds_of(made.work, gains)
     hours = seconds / 3600 if seconds is not None else None
-    as_eager = measured.gains_of(replace(declared, engine="eager"), compiled_gain, clips_gain)
+    as_eager = measured.gains_of(replace(declared, engine="eager"), compiled_gain, shared_gain)
     pays = _compiling_pays(measured.seconds_of(made.work, as_eager), made, compiled_gain, samplers)
     return {
         "manifest": manifest,
@@ -157,8 +160,11 @@ def _estimate(report: Mapping[str, Any]) -> str:
     source, hours = report["rate_from"], report["device_hours"]
     if hours is None:
         return source
-    gains = report["gains_applied"].items()
-    faster = [f"{gain:g} × as fast by --{name.replace('_', '-')}" for name, gain in gains]
+    words = {
+        "compiled_gain": "{:g} × as fast by --compiled-gain",
+        "clips_gain": "calls that rows share {:g} × as fast by --clips-gain",
+    }
+    faster = [words[name].format(gain) for name, gain in report["gains_applied"].items()]
     return f"{hours:.3f} ({'; '.join([source, *faster])})"
 
 
