@@ -15,7 +15,8 @@ from tasks.plan import Plan
 from tasks.work import Work
 
 # UNet pictures a second of zs2-mini, one thread of a server core; measured by `zs2 plan`'s own
-# source of rates, a finished run's summary.json. Other models: --rate, or render a few rows first.
+# source of rates, a finished run's summary.json. Other models: --rate, or a few rows of
+# theirs, which `zs2 manifest head` gives.
 MINI_PICTURES_PER_SECOND = 200.0
 
 
@@ -82,7 +83,11 @@ def rate_of(given: float | None, folder: RunFolder | None, made: Plan, engine: E
     return _UNKNOWN
 
 
-_UNKNOWN = Rate(None, "unknown: give --rate, or -o a folder into which a few rows were rendered")
+_UNKNOWN = Rate(
+    None,
+    "unknown: give --rate, or -o a folder into which a few rows were rendered: `zs2 manifest head` writes "
+    "a manifest of them",
+)
 
 
 def _of_last_run(folder: RunFolder) -> Rate | None:

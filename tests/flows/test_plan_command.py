@@ -9,6 +9,7 @@ import pytest
 
 from flows.commands import plan as command
 from flows.errors import UsageError
+from manifests.head import write_head
 from manifests.journal import Journal
 from manifests.read import open_manifest
 from manifests.result import ResultRow
@@ -36,9 +37,9 @@ def planned(manifest: str, out: Path | None, **more: Any) -> dict[str, Any]:
 
 def write_results(folder: RunFolder, made: Plan) -> None:
     """The ledger of a killed run: `a` is done in 4 s; `b` is of another digest, `c` has failed."""
-    digests = {name: made.digests.get(name) for name in "abc"}
+    digests = {name: made.digests.get(name) for name in "abc"[: made.rows]}
     with Journal(folder.results, "r") as journal:
-        for name, status in (("a", "ok"), ("b", "ok"), ("c", "failed")):
+        for name, status in (("a", "ok"), ("b", "ok"), ("c", "failed"))[: made.rows]:
             digest = "0" * 32 if name == "b" else (digests[name] or ("", ""))[0]
             row = ResultRow(name, digest, status, seconds_sample=4.0)  # type: ignore[arg-type]
             journal.append(row)
@@ -97,6 +98,18 @@ def test_finished_rows_count_as_a_run_does(manifest: str, tmp_path: Path) -> Non
         assert report["device_hours"] * 3600 == pytest.approx(left / (pictures / 4.0))
 
 
+def test_rows_of_a_head_are_found_done(manifest: str, tmp_path: Path) -> None:
+    """What was rendered of the first rows' own manifest is the whole manifest's, and measures its rate."""
+    head = tmp_path / "elsewhere" / "head.parquet"
+    assert write_head(open_manifest(manifest), 1, head) == 1
+    made = make_plan(open_manifest(head), Catalogue(), defaults={}, engine=Engine())
+    folder = RunFolder(tmp_path / "out").create()
+    write_results(folder, made)
+    report = planned(manifest, folder.root)
+    assert (report["rows"], report["done"]) == (3, 1) and report["device_hours"] > 0
+    assert "zs2 manifest head" in command.text(planned(manifest, None))
+
+
 def test_an_unknown_rate_is_said_once(manifest: str) -> None:
     """With what makes it known."""
     (line,) = [
@@ -141,6 +154,8 @@ def test_the_plan_tells_whether_clips_should_share_calls(manifest: str) -> None:
     assert "clips a call" not in command.text(planned(manifest, None))
     with pytest.raises(UsageError, match="--clips-per-call: expected 1 to 64, found 0"):
         planned(manifest, None, clips_per_call=0)
+    with pytest.raises(UsageError, match="--samplers: expected at least 1, found 0"):
+        planned(manifest, None, samplers=0)
     with pytest.raises(UsageError, match="--clips-gain: expected a number above 0, found -1"):
         planned(manifest, None, clips_gain=-1.0)
 
@@ -221,5 +236,5 @@ def test_rows_with_calls_of_their_own_are_told(tiny_model: Path, tmp_path: Path)
     assert planned(mixed, None)["rows_alone"] == {}
     none = planned(mixed, None, pairs=["long_prompt=chunk"], **clips)
     assert none["rows_alone"]["its prompt may be of any length"] == 4
-    assert none["recommended_clips_per_call"] == 1
+    assert none["recommended_clips_per_call"] == 1 and none["gains_applied"] == {}
     assert "calls of their own" not in command.text(planned(mixed, None))
