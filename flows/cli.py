@@ -21,16 +21,26 @@ from flows.options import (
     OK,
     AllowOption,
     ClipsPerCallOption,
+    ClusterWaitOption,
     DtypeOption,
     EngineOption,
+    GpusPerSamplerOption,
     InputRootOption,
     JsonOption,
+    KeepLatentsOption,
     ManifestArgument,
+    MinGpusOption,
+    MinNodesOption,
     OutArgument,
     PriceOption,
     QuietOption,
+    RayAddressOption,
+    RowDeadlineOption,
     SafetyOption,
+    SamplersOption,
+    SamplerThreadsOption,
     SetOption,
+    SplitClipsOption,
     TrustOption,
 )
 
@@ -90,40 +100,21 @@ def render(
     engine: EngineOption = "eager",
     clips_per_call: ClipsPerCallOption = 1,
     safety_checker: SafetyOption = "on",
-    samplers: Annotated[
-        int | None, typer.Option(help="Sampler actors; default one a GPU, or one a CPU core.")
-    ] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads of a sampler.")] = 1,
-    gpus_per_sampler: Annotated[float, typer.Option(help="0 renders on the CPU.")] = 1.0,
-    split_clips: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|always|never",
-            help="Spread one clip's segments over the samplers; auto: where rows are fewer than samplers.",
-        ),
-    ] = "auto",
-    ray_address: Annotated[
-        str | None, typer.Option(help="A Ray cluster; default $RAY_ADDRESS, else this machine.")
-    ] = None,
-    min_nodes: Annotated[int, typer.Option(help="Wait until the cluster has so many nodes.")] = 0,
-    min_gpus: Annotated[
-        int, typer.Option(help="And so many GPUs; one that autoscales is asked for them.")
-    ] = 0,
-    cluster_wait: Annotated[
-        float,
-        typer.Option(help="Seconds to wait for these, and while other runs hold the cluster."),
-    ] = 3600,
+    samplers: SamplersOption = None,
+    threads: SamplerThreadsOption = 1,
+    gpus_per_sampler: GpusPerSamplerOption = 1.0,
+    split_clips: SplitClipsOption = "auto",
+    ray_address: RayAddressOption = None,
+    min_nodes: MinNodesOption = 0,
+    min_gpus: MinGpusOption = 0,
+    cluster_wait: ClusterWaitOption = 3600,
     metrics_port: Annotated[
         int | None,
         typer.Option(help="Where this machine's Ray serves metrics to Prometheus; default any."),
     ] = None,
-    keep_latents: Annotated[
-        bool, typer.Option("--keep-latents", help="Post-processing can change without sampling.")
-    ] = False,
+    keep_latents: KeepLatentsOption = False,
     shard_rows: Annotated[int, typer.Option(help="Rows of one Prefect task run, at least.")] = 256,
-    row_deadline: Annotated[
-        float, typer.Option(help="Seconds a stage of a row may take; times --clips-per-call.")
-    ] = 3600,
+    row_deadline: RowDeadlineOption = 3600,
     price_per_hour: PriceOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -238,7 +229,8 @@ def plan(
     rate: Annotated[
         float | None,
         typer.Option(
-            help="UNet pictures of the model's size a second, of a device; default: measured."
+            help="UNet pictures of the model's size a second, of a device, eager and one clip a call; "
+            "default: measured."
         ),
     ] = None,
     compiled_gain: Annotated[

@@ -9,13 +9,24 @@ import typer
 from flows.options import (
     AllowOption,
     ClipsPerCallOption,
+    ClusterWaitOption,
     DtypeOption,
     EngineOption,
+    GpusPerSamplerOption,
     InputRootOption,
     JsonOption,
+    KeepLatentsOption,
+    MinGpusOption,
+    MinNodesOption,
+    PriceOption,
     QuietOption,
+    RayAddressOption,
+    RowDeadlineOption,
     SafetyOption,
+    SamplersOption,
+    SamplerThreadsOption,
     SetOption,
+    SplitClipsOption,
     TrustOption,
 )
 
@@ -45,14 +56,17 @@ def dataset(
     engine: EngineOption = "eager",
     clips_per_call: ClipsPerCallOption = 1,
     safety_checker: SafetyOption = "on",
-    samplers: Annotated[
-        int | None, typer.Option(help="Sampler actors; default one a GPU, or one a CPU core.")
-    ] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads of a sampler.")] = 1,
-    gpus_per_sampler: Annotated[float, typer.Option(help="0 renders on the CPU.")] = 1.0,
-    ray_address: Annotated[
-        str | None, typer.Option(help="A Ray cluster; default $RAY_ADDRESS, else this machine.")
-    ] = None,
+    samplers: SamplersOption = None,
+    threads: SamplerThreadsOption = 1,
+    gpus_per_sampler: GpusPerSamplerOption = 1.0,
+    split_clips: SplitClipsOption = "auto",
+    ray_address: RayAddressOption = None,
+    min_nodes: MinNodesOption = 0,
+    min_gpus: MinGpusOption = 0,
+    cluster_wait: ClusterWaitOption = 3600,
+    keep_latents: KeepLatentsOption = False,
+    row_deadline: RowDeadlineOption = 3600,
+    price_per_hour: PriceOption = None,
     scoring_workers: Annotated[
         int | None, typer.Option(help="Processes that score; default one a CPU core.")
     ] = None,
@@ -77,7 +91,14 @@ def dataset(
         samplers=samplers,
         threads=threads,
         gpus_per_sampler=gpus_per_sampler,
+        split_clips=split_clips,
         ray_address=ray_address,
+        min_nodes=min_nodes,
+        min_gpus=min_gpus,
+        cluster_wait=cluster_wait,
+        keep_latents=keep_latents,
+        row_deadline=row_deadline,
+        price_per_hour=price_per_hour,
     )
     code = dataset_command.run(
         recipe,

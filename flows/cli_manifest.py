@@ -103,6 +103,25 @@ def manifest_build(
         print(f"{path}: {count(rows, 'row')}")
 
 
+@app.command("head")
+def manifest_head(
+    manifest: ManifestArgument,
+    rows: Annotated[int, typer.Argument(help="How many; all where there are fewer.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--out",
+            help="The manifest to write; clips that rows name are looked for beside it.",
+        ),
+    ],
+) -> None:
+    """Write the first rows as a manifest, to render them before the others into the same run folder."""
+    from flows.commands import manifest as manifest_commands
+
+    print(f"{out}: {count(manifest_commands.head(manifest, rows, out), 'row')}")
+
+
 @app.command("show")
 def manifest_show(
     manifest: ManifestArgument,

@@ -52,6 +52,35 @@ ClipsPerCallOption = Annotated[
         help="Clips side by side in a UNet call, of rows that can share one; other last bits."
     ),
 ]
+SamplersOption = Annotated[
+    int | None, typer.Option(help="Sampler actors; default one a GPU, or one a CPU core.")
+]
+SamplerThreadsOption = Annotated[int, typer.Option(help="CPU threads of a sampler.")]
+GpusPerSamplerOption = Annotated[float, typer.Option(help="0 renders on the CPU.")]
+SplitClipsOption = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|always|never",
+        help="Spread one clip's segments over the samplers; auto: where rows are fewer than samplers. Rows "
+        "sampled together (--clips-per-call) are not split.",
+    ),
+]
+RayAddressOption = Annotated[
+    str | None, typer.Option(help="A Ray cluster; default $RAY_ADDRESS, else this machine.")
+]
+MinNodesOption = Annotated[int, typer.Option(help="Wait until the cluster has so many nodes.")]
+MinGpusOption = Annotated[
+    int, typer.Option(help="And so many GPUs; one that autoscales is asked for them.")
+]
+ClusterWaitOption = Annotated[
+    float, typer.Option(help="Seconds to wait for these, and while other runs hold the cluster.")
+]
+KeepLatentsOption = Annotated[
+    bool, typer.Option("--keep-latents", help="Post-processing can change without sampling.")
+]
+RowDeadlineOption = Annotated[
+    float, typer.Option(help="Seconds a stage of a row may take; times --clips-per-call.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 SafetyOption = Annotated[

@@ -8,7 +8,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from flows.verdict import FailIf
 from manifests.inputs import InputFiles
@@ -90,7 +91,8 @@ class RenderSettings(BaseModel):
     split_clips: SplitClips = Field(
         "auto",
         description="Spread the segments of one clip over the samplers: auto where there are fewer rows "
-        "than samplers, always, or never. It changes no byte.",
+        "than samplers, always, or never. Rows that are sampled together are not split. It changes no "
+        "byte.",
     )
     min_nodes: int = Field(0, ge=0, description="Nodes that the cluster must have.")
     min_gpus: int = Field(
@@ -113,6 +115,19 @@ class RenderSettings(BaseModel):
     price_per_hour: float | None = Field(
         None, ge=0, description="Of one device; gives the summary its cost."
     )
+
+    @field_validator("split_clips")
+    @classmethod
+    def _check_split_clips(cls, split_clips: SplitClips, others: ValidationInfo) -> SplitClips:
+        clips = others.data.get("clips_per_call", 1)
+        if split_clips == "always" and clips > 1:
+            raise PydanticCustomError(
+                "split_clips",
+                "expected auto or never beside {clips} clips a call, as rows that are sampled together are "
+                "not split (or leave clips_per_call at 1)",
+                {"clips": clips},
+            )
+        return split_clips
 
     def catalogue(self) -> Catalogue:
         """What rows may name, and the hashes of what they named."""

@@ -77,6 +77,11 @@ class RawBatch:
         """Whether a column has a value that is too large to be read; no value is read for this."""
         return has_oversize(self._batch.column(name))
 
+    @property
+    def arrow(self) -> pa.RecordBatch:
+        """The rows as they were read; long texts that repeat may be dictionaries."""
+        return self._batch
+
     def row(self, index: int) -> RawRow:
         """A row of the batch, by its place in it."""
         columns = self._columns
@@ -142,13 +147,13 @@ class Manifest:
         """The rows at these positions, which must ascend. Row groups without one are not read."""
         return _rows(self._read(_Wanted(0, positions)))
 
-    def batches(self) -> Iterator[RawBatch]:
-        """All rows in order, as they are read: batch by batch, column by column.
+    def batches(self, end: int | None = None) -> Iterator[RawBatch]:
+        """All rows in order, or those before a position, as they are read: batch by batch, column by column.
 
         Raises:
             ManifestError: where a file turns out to be damaged.
         """
-        return self._read(_Wanted(0, None))
+        return self._read(_Wanted(0, None if end is None else range(end)))
 
     def _read(self, wanted: _Wanted) -> Iterator[RawBatch]:
         first = 0

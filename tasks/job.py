@@ -158,8 +158,15 @@ class Job:
     @property
     def clips_per_call(self) -> int:
         """Clips side by side in the row's UNet calls."""
-        clips = self.engine.clips_per_call
-        return clips if clips == 1 or why_alone(self.row, self.conditions) is None else 1
+        return 1 if self.why_alone is not None else self.engine.clips_per_call
+
+    @property
+    def why_alone(self) -> str | None:
+        """Why the row keeps its UNet calls to itself where others share them; None where it shares them,
+        or none does."""
+        if self.engine.clips_per_call == 1:
+            return None
+        return why_alone(self.row, self.conditions)
 
     def shares_calls_with(self, other: Job) -> bool:
         """Whether one UNet call may have both rows' clips side by side."""

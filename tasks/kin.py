@@ -33,14 +33,15 @@ OWN = ("kl_target", "momentum", "negative_prompt", "prompt", "seed")
 
 
 class Kind:
-    """What rows have in common: `group`, `work`, and all of `job`, the first row's, but the columns
-    that are a row's `own`."""
+    """What rows have in common: `group`, `work`, why they are sampled `alone`, and all of `job`, the first
+    row's, but the columns that are a row's `own`."""
 
     def __init__(self, job: Job, own: Sequence[str] = OWN) -> None:
         self.job = job
         self.own = own
         self.group = group_of(job)
         self.codec = job.row.codec
+        self.alone = job.why_alone
         self.work = Work.of(job)
 
     def digest(self, own: tuple[str | None, ...]) -> str:

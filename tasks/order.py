@@ -65,7 +65,8 @@ def group_of(job: Job) -> Group:
 class Switches:
     """How often what follows differs from what went before, of one actor that takes all in turn.
 
-    Where the model changes, its add-ons and its shape are not counted again.
+    Where the model changes, its add-ons and its shape are not counted again. Another number of clips in a
+    call is another shape.
     """
 
     models: int = 0
@@ -78,7 +79,7 @@ class Switches:
             self.models += 1
             return
         self.add_ons += before.add_ons != after.add_ons
-        self.shapes += before.shape != after.shape
+        self.shapes += (before.shape, before.clips) != (after.shape, after.clips)
 
     @classmethod
     def of(cls, groups: Sequence[Group]) -> Switches:

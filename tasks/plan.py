@@ -6,6 +6,7 @@ No torch, no Ray, no Prefect; one lazy pass over the manifest; ids and digests a
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -48,25 +49,30 @@ class Plan:
     """The outcome of planning.
 
     Attributes:
-        done_native_pictures: of the done rows, as `Work` counts them: what measures their rate.
+        done_native_pictures: of the done rows, as `Work` counts them, and as a run does: with those that
+            fill up calls. What measures their rate. `done_sharing` of them share their UNet calls.
         digests: id → (digest, whether it is done) of every good row, compactly.
         shards: what to render, in order; see `tasks.order`.
         switches: of one actor that takes the shards in order.
         switches_in_manifest_order: of one that takes the rows as the manifest has them.
         problems: those of the first bad rows; `invalid_rows` counts all of these.
         work: what the shards add up to.
-        shapes: of UNet calls in the work, of all signatures: what a compiled engine compiles.
+        alone: rows of it that keep their UNet calls to themselves where others share them, by the reason.
+        shapes: of UNet calls in the work, clips in one included, of all signatures: what a compiled engine
+            compiles.
         codecs: of the rows to render.
     """
 
     rows: int = 0
     done: int = 0
     done_native_pictures: float = 0.0
+    done_sharing: int = 0
     digests: Known = field(default_factory=Known)
     shards: list[Shard] = field(default_factory=list[Shard])
     problems: list[Problem] = field(default_factory=list[Problem])
     invalid_rows: int = 0
     work: Work = field(default_factory=Work)
+    alone: Counter[str] = field(default_factory=Counter[str])
     switches: Switches = field(default_factory=Switches)
     switches_in_manifest_order: Switches = field(default_factory=Switches)
     shapes: int = 0
@@ -111,6 +117,7 @@ def make_plan(
     """
     plan = Plan(digests=Known(manifest.num_rows))
     pending: dict[Group, Pending] = {}
+    done_together: Counter[tuple[Group, float]] = Counter()
     has_video = folder.videos_now() if folder is not None and known else None
     last: Group | None = None
     for row in planned_rows(manifest, catalogue, defaults, engine):
@@ -124,6 +131,8 @@ def make_plan(
         if done:
             plan.done += 1
             plan.done_native_pictures += kind.work.native_pictures
+            if kind.group.clips > 1:
+                done_together[kind.group, kind.work.native_pictures] += 1
         if done or (only_failed and not _has_failed(row, known)):
             continue
         group = kind.group
@@ -137,16 +146,29 @@ def make_plan(
         pending[group].pictures += kind.work.native_pictures
         pending[group].one = kind.work
         plan.work.add(kind.work)
+        if kind.alone is not None:
+            plan.alone[kind.alone] += 1
         plan.codecs.add(kind.codec)
-    for group, each in pending.items():
-        if group.clips > 1 and each.one is not None:
-            plan.work.share_calls(each.one, len(each.positions), group.clips)
-    plan.shapes = len({(group.signature, group.shape) for group in pending})
+    _fill_up_calls(plan, pending, done_together)
+    plan.shapes = len({(group.signature, group.shape, group.clips) for group in pending})
     parts = list(ordered(pending, samplers))
     pending.clear()
     plan.switches = Switches.of([part.group for part in parts])
     plan.shards = _cut(parts, max(shard_rows, plan.work.rows // MOST_SHARDS))
     return plan
+
+
+def _fill_up_calls(
+    plan: Plan, pending: Mapping[Group, Pending], done: Mapping[tuple[Group, float], int]
+) -> None:
+    """Count the calls that rows share as full ones: of the work, and of the rows that are done, which
+    come as how many there are of each group and so many pictures a row."""
+    plan.done_sharing = sum(done.values())
+    for (group, pictures), rows in done.items():
+        plan.done_native_pictures += -rows % group.clips * pictures
+    for group, each in pending.items():
+        if group.clips > 1 and each.one is not None:
+            plan.work.share_calls(each.one, len(each.positions), group.clips)
 
 
 def jobs_of(

@@ -18,8 +18,9 @@ class Work:
     `most_shares`: over how many samplers the longest row can be spread. `controlled_pictures` are those
     of `unet_pictures` that have a ControlNet beside them, `padded_pictures` those that are of no frame,
     `shallow_pictures` those of which the outermost blocks alone are computed. `filled_pictures` are those
-    of the padded ones that fill up calls of several clips. `batches`: what a sampler takes at a time, a
-    row or rows that are sampled together.
+    of the padded ones that fill up calls of several clips. `shared_native_pictures` are those of
+    `native_pictures` in calls of several clips, `filled_native_pictures` those of them that fill these up.
+    `batches`: what a sampler takes at a time, a row or rows that are sampled together.
     """
 
     rows: int = 0
@@ -34,6 +35,8 @@ class Work:
     padded_frames: int = 0
     padded_pictures: int = 0
     filled_pictures: int = 0
+    shared_native_pictures: float = 0.0
+    filled_native_pictures: float = 0.0
     video_bytes: int = 0
     latent_bytes: int = 0
     most_shares: int = 1
@@ -81,6 +84,8 @@ class Work:
         self.padded_frames += filling * (one.frames + one.padded_frames)
         self.padded_pictures += filling * one.unet_pictures
         self.filled_pictures += filling * one.unet_pictures
+        self.shared_native_pictures += batches * clips * one.native_pictures
+        self.filled_native_pictures += filling * one.native_pictures
 
     def add(self, other: Work) -> None:
         """Count other work, too."""
@@ -96,6 +101,8 @@ class Work:
         self.padded_frames += other.padded_frames
         self.padded_pictures += other.padded_pictures
         self.filled_pictures += other.filled_pictures
+        self.shared_native_pictures += other.shared_native_pictures
+        self.filled_native_pictures += other.filled_native_pictures
         self.video_bytes += other.video_bytes
         self.latent_bytes += other.latent_bytes
         self.most_shares = max(self.most_shares, other.most_shares)

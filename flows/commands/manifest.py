@@ -1,4 +1,4 @@
-"""`zs2 manifest validate | build | show | columns`. No torch, no Ray."""
+"""`zs2 manifest validate | build | head | show | columns`. No torch, no Ray."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from flows.console import table
 from flows.errors import UsageError, check_local
 from manifests.build import build, show
 from manifests.columns import column_records
+from manifests.head import write_head
 from manifests.inputs import InputFiles
 from manifests.kinds import count
 from manifests.read import open_manifest
@@ -145,6 +146,18 @@ def _slot(text: str) -> tuple[str, list[str]]:
     if not equals or not name.isidentifier():
         raise UsageError(f"--slot: expected NAME=VALUE,VALUE,…, found {text!r}")
     return name, [value.strip() for value in values.split(",") if value.strip()]
+
+
+def head(manifest: str, rows: int, out: Path) -> int:
+    """Write a manifest of the first rows; returns how many.
+
+    Raises:
+        UsageError: fewer than one row, or a place that is not local. ManifestError: see `write_head`.
+    """
+    check_local("--out", out)
+    if rows < 1:
+        raise UsageError(f"ROWS: expected at least 1, found {rows}")
+    return write_head(open_manifest(manifest), rows, out)
 
 
 def show_rows(manifest: str, limit: int, as_json: bool) -> str:

@@ -5,27 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from flows.computing import computing
 from flows.console import duration, size, table
 from flows.errors import UsageError
+from flows.rate import rate_of
 from manifests.inputs import InputFiles
 from manifests.kinds import count
-from manifests.ledger import known, ledger_batches
+from manifests.ledger import known
 from manifests.read import open_manifest
 from manifests.row import parse_defaults
-from manifests.run_file import read_derived
 from manifests.storage import RunFolder
 from manifests.validate import format_problems
 from tasks.job import CONTROLNET_COST
 from tasks.plan import Catalogue, Plan, make_plan
 from tasks.work import Work
-
-# UNet pictures a second of zs2-mini, one thread of a server core; measured by `zs2 plan`'s own
-# source of rates, a finished run's summary.json. Other models: --rate, or render a few rows first.
-MINI_PICTURES_PER_SECOND = 200.0
 
 # What compiling one shape of clips takes where none of it is kept from before: zs2-mini on a busy server
 # core (30 s on a quiet one, infra/performance.md). Larger models take longer.
@@ -67,6 +63,8 @@ def plan(
         raise UsageError(
             f"--clips-gain: expected beside --clips-per-call of 2 or more, found {clips_gain} without"
         )
+    if samplers < 1:
+        raise UsageError(f"--samplers: expected at least 1, found {samplers}")
     source = open_manifest(manifest)
     with RunFolder(out).view() if out else nullcontext() as folder:
         made = make_plan(
@@ -80,8 +78,13 @@ def plan(
         )
         if made.invalid_rows:
             raise UsageError(f"{manifest}: {format_problems(made.problems)}")
-        rate, source_of_rate = _rate(rate, folder, made)
-    hours = made.work.native_pictures / rate / 3600 if rate else None
+        measured = rate_of(rate, folder, made, declared)
+    shared_gain = clips_gain if made.work.shared_native_pictures else 1.0
+    gains = measured.gains_of(declared, compiled_gain, shared_gain)
+    seconds = measured.seconds_of(made.work, gains)
+    hours = seconds / 3600 if seconds is not None else None
+    as_eager = measured.gains_of(replace(declared, engine="eager"), compiled_gain, shared_gain)
+    pays = _compiling_pays(measured.seconds_of(made.work, as_eager), made, compiled_gain, samplers)
     return {
         "manifest": manifest,
         "rows": made.rows,
@@ -92,78 +95,55 @@ def plan(
         "switches_in_manifest_order": asdict(made.switches_in_manifest_order),
         "padding": made.work.padding,
         "work": asdict(made.work),
-        "pictures_per_second": rate,
-        "rate_from": source_of_rate,
+        "rows_alone": dict(made.alone),
+        "pictures_per_second": measured.pictures_per_second,
+        "rate_from": measured.source,
+        "rate_engine": measured.engine,
+        "rate_clips_per_call": measured.clips_per_call,
+        "gains_applied": gains,
         "device_hours": hours,
-        "wall_seconds": hours * 3600 / samplers if hours is not None else None,
+        "wall_seconds": seconds / samplers if seconds is not None else None,
         "cost": hours * price_per_hour if hours is not None and price_per_hour else None,
         "shapes": made.shapes,
         "engine": engine,
         "compiled_gain": compiled_gain,
-        "compiling_pays_from_pictures": (
-            pays := _compiling_pays(rate, compiled_gain, made.shapes, samplers)
-        ),
+        "compiling_pays_from_pictures": pays,
         "recommended_engine": _recommended(made.work.native_pictures, pays, compiled_gain),
         "clips_per_call": clips_per_call,
         "clips_gain": clips_gain,
-        "recommended_clips_per_call": (clips_per_call if clips_gain > _filling(made.work) else 1),
+        "recommended_clips_per_call": (
+            clips_per_call if _sharing_pays(made.work, clips_gain) else 1
+        ),
     }
 
 
-def _filling(work: Work) -> float:
-    """How many times the pictures there are for the calls of several clips being filled up."""
-    own = work.unet_pictures - work.filled_pictures
-    return work.unet_pictures / own if own else 1.0
+def _sharing_pays(work: Work, gain: float) -> bool:
+    """Whether the calls that rows share, filled up, take less time than calls of their own."""
+    shared = work.shared_native_pictures
+    return shared / gain < shared - work.filled_native_pictures
 
 
 def _recommended(pictures: float, pays: int | None, gain: float) -> str | None:
-    if gain <= 1:
+    if gain <= 1 or not pictures:
         return "eager"
     if pays is None:
         return None
     return "compiled" if pictures > pays else "eager"
 
 
-def _compiling_pays(rate: float | None, gain: float, shapes: int, samplers: int) -> int | None:
+def _compiling_pays(
+    eager_seconds: float | None, made: Plan, gain: float, samplers: int
+) -> int | None:
     """UNet pictures of the model's size from which on compiling takes less time than it saves; None where
-    it saves none, or the rate is unknown."""
-    if rate is None or gain <= 1:
+    it saves none, or the rate is unknown.
+
+    Args:
+        eager_seconds: of one device for the work, as the engine eager has it.
+    """
+    if not eager_seconds or gain <= 1:
         return None
-    seconds = COMPILE_SECONDS / (1 - 1 / gain)
-    return round(seconds * rate * max(1, shapes) * samplers)
-
-
-def _rate(given: float | None, folder: RunFolder | None, made: Plan) -> tuple[float | None, str]:
-    """Pictures of the model's own size a second of one device, and where the figure is from."""
-    if given is not None:
-        if not 0 < given < math.inf:
-            raise UsageError(f"--rate: expected a number above 0, found {given}")
-        return given, "--rate"
-    summary = read_derived(folder.summary_file) if folder else None
-    if summary and summary.get("native_pictures_per_second"):
-        return float(
-            summary["native_pictures_per_second"]
-        ), "measured by the last run into this folder"
-    measured = _measured(folder, made) if folder else None
-    if measured:
-        return measured, "measured by the finished rows of this folder"
-    locations = {shard.signature.location for shard in made.shards}
-    if locations and all(location.endswith("zs2-mini") for location in locations):
-        return MINI_PICTURES_PER_SECOND, "zs2-mini on one CPU core, as measured for zs2"
-    return None, "unknown: give --rate, or -o a folder into which a few rows were rendered"
-
-
-def _measured(folder: RunFolder, made: Plan) -> float | None:
-    """Pictures a second of the rows that are done, by the ledger: the run that made them may have
-    left no summary."""
-    batches = ledger_batches(folder.root, ["id", "digest", "status", "seconds_sample"])
-    seconds = sum(
-        row["seconds_sample"] or 0.0
-        for batch in batches
-        for row in batch.to_pylist()
-        if row["status"] == "ok" and made.digests.is_done(row["id"], row["digest"])
-    )
-    return made.done_native_pictures / seconds if seconds else None
+    seconds = COMPILE_SECONDS / (1 - 1 / gain) * max(1, made.shapes) * samplers
+    return round(made.work.native_pictures / eager_seconds * seconds)
 
 
 def _controlled(work: Mapping[str, Any]) -> str:
@@ -174,6 +154,24 @@ def _controlled(work: Mapping[str, Any]) -> str:
 def _switches(found: Mapping[str, int]) -> str:
     models, add_ons, shapes = (found[name] for name in ("models", "add_ons", "shapes"))
     return f"{models:,} of model, {add_ons:,} of add-ons, {shapes:,} of shape"
+
+
+def _estimate(report: Mapping[str, Any]) -> str:
+    source, hours = report["rate_from"], report["device_hours"]
+    if hours is None:
+        return source
+    words = {
+        "compiled_gain": "{:g} × as fast by --compiled-gain",
+        "clips_gain": "calls that rows share {:g} × as fast by --clips-gain",
+    }
+    faster = [words[name].format(gain) for name, gain in report["gains_applied"].items()]
+    return f"{hours:.3f} ({'; '.join([source, *faster])})"
+
+
+def _alone(report: Mapping[str, Any]) -> str:
+    reasons = sorted(report["rows_alone"].items(), key=lambda each: -each[1])
+    told = ", ".join(f"{reason}: {rows:,}" for reason, rows in reasons)
+    return f"{count(sum(rows for _, rows in reasons), 'row')} ({told})"
 
 
 def _clips_advice(report: Mapping[str, Any]) -> str:
@@ -193,9 +191,7 @@ def _clips_advice(report: Mapping[str, Any]) -> str:
 def text(report: Mapping[str, Any]) -> str:
     """The plan as a table for people."""
     work = report["work"]
-    hours, cost = report["device_hours"], report["cost"]
-    source = report["rate_from"]
-    estimate = source if hours is None else f"{hours:.3f} ({source})"
+    cost = report["cost"]
     rows = [
         ("rows", f"{report['rows']:,} ({report['done']:,} done, {work['rows']:,} to render)"),
         ("frames", f"{work['frames']:,} sampled, {work['output_frames']:,} in the videos"),
@@ -216,7 +212,7 @@ def text(report: Mapping[str, Any]) -> str:
             f"about {size(work['video_bytes'])} of videos; "
             f"{size(work['latent_bytes'])} more with --keep-latents",
         ),
-        ("device-hours", estimate),
+        ("device-hours", _estimate(report)),
     ]
     if work["shallow_pictures"]:
         shallow = (
@@ -234,6 +230,8 @@ def text(report: Mapping[str, Any]) -> str:
         rows.append(("engine to use", f"{advice}, {count(report['shapes'], 'shape')} of clips"))
     elif report["recommended_engine"] == "eager" and work["rows"]:
         rows.append(("engine to use", "eager (the other: `zs2 bench sampler --engine compiled`)"))
+    if report["rows_alone"]:
+        rows.append(("calls of their own", _alone(report)))
     if report["clips_per_call"] > 1 and work["rows"]:
         rows.append(("clips a call to use", _clips_advice(report)))
     return table(rows)

@@ -385,6 +385,7 @@ LIGHT = {
     "manifest columns": ["manifest", "columns"],
     "manifest validate": ["manifest", "validate", "m.parquet"],
     "manifest show": ["manifest", "show", "m.parquet"],
+    "manifest head": ["manifest", "head", "m.parquet", "1", "-o", "head.parquet"],
     "manifest build": ["manifest", "build", "prompts.txt", "-o", "built.parquet", "--seed", "1"],
     "plan": ["plan", "m.parquet"],
     "models": ["models"],

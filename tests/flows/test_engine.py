@@ -72,7 +72,13 @@ def test_several_clips_a_call_from_the_manifest_to_the_file(
     rendered = (tmp_path / "out" / shown["file_name"]).read_bytes()
     assert (tmp_path / "r2.gif").read_bytes() == rendered
     plan = ("plan", manifest, "-o", out, "--json")
-    assert json.loads(zs2(*plan, "--clips-per-call", 2).out)["done"] == 3
+    of_run = json.loads(zs2(*plan, "--clips-per-call", 2).out)
+    assert of_run["done"] == 3 and of_run["rate_clips_per_call"] == 2
+    assert of_run["pictures_per_second"] == summary["native_pictures_per_second"]
+    (out / "summary.json").unlink()
+    of_rows = json.loads(zs2(*plan, "--clips-per-call", 2).out)
+    assert of_rows["rate_from"] != of_run["rate_from"]  # and counts the same pictures
+    assert of_rows["pictures_per_second"] == pytest.approx(of_run["pictures_per_second"], rel=0.01)
     assert json.loads(zs2(*plan).out)["done"] == 0
     refused = zs2("render", manifest, "-o", out, "--clips-per-call", 0)
     assert refused.code == 2 and "--clips-per-call: " in refused.err

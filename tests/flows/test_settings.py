@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from flows.cli import app
 from flows.commands.run import settings_of
 from flows.errors import UsageError
 from flows.settings import RenderSettings, default_out
@@ -47,6 +50,45 @@ def test_every_bad_option_is_named_in_one_message() -> None:
     first, second = str(caught.value).splitlines()
     assert first.startswith("--dtype: expected ") and first.endswith("found 'int3'")
     assert second == "--samplers: expected a number greater than or equal to 1, found 0"
+
+
+def test_rows_that_are_sampled_together_are_not_split() -> None:
+    """To ask for both is refused, with what to do; each by itself, and the default, is taken."""
+    with pytest.raises(UsageError) as caught:
+        settings_of(defaults=None, split_clips="always", clips_per_call=4)
+    message = str(caught.value)
+    assert message.startswith("--split-clips: expected auto or never beside 4 clips a call, ")
+    assert "leave clips_per_call at 1" in message and message.endswith(", found 'always'")
+    for values in ({"clips_per_call": 4}, {"split_clips": "always"}):
+        assert settings_of(defaults=None, **values).clips_per_call in (1, 4)
+    assert settings_of(defaults=None, split_clips="never", clips_per_call=4).split_clips == "never"
+    with pytest.raises(
+        UsageError, match=r"^--clips-per-call: [^\n]*$"
+    ):  # and not a word of splitting
+        settings_of(defaults=None, split_clips="always", clips_per_call=0)
+
+
+def test_a_dataset_is_rendered_as_a_manifest_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`zs2 dataset` takes the options of where and how to compute that `zs2 render` takes, with the same
+    defaults, and makes the same settings of them."""
+    made: list[RenderSettings] = []
+
+    def keep(*given: Any, **_: Any) -> int:
+        made.extend(each for each in given if isinstance(each, RenderSettings))
+        return 0
+
+    for command in ("run", "dataset"):
+        monkeypatch.setattr(f"flows.commands.{command}.run", keep)
+    words = "--cluster-wait 5 --min-nodes 2 --min-gpus 3 --split-clips never --row-deadline 60"
+    more = "--keep-latents --price-per-hour 2.5 --samplers 4 --threads 2 --gpus-per-sampler 0.5"
+    for given in ([], [*words.split(), *more.split(), "--ray-address", "head:1"]):
+        for command in (["render", "m.parquet"], ["dataset", "nightly"]):
+            done = CliRunner().invoke(app, [*command, *given])
+            assert done.exit_code == 0, done.output
+        by_render, by_dataset = made[-2:]
+        assert by_dataset == by_render
+    assert made[0] == made[1] == RenderSettings()
+    assert (made[3].cluster_wait, made[3].keep_latents, made[3].price_per_hour) == (5, True, 2.5)
 
 
 def test_input_roots_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,6 +148,13 @@ def test_a_small_run_switches_once_to_each():
     assert Switches.of([p.group for p in parts]) == Switches(models=1, add_ons=1, shapes=1)
 
 
+def test_calls_of_other_numbers_of_clips_are_other_shapes():
+    """As they are to the UNet; rows that cannot share a call for other reasons are of one shape."""
+    alone = group("a")
+    four, others = alone._replace(clips=4, company="x"), alone._replace(clips=4, company="y")
+    assert Switches.of([alone, four, others, alone]) == Switches(shapes=2)
+
+
 def test_every_second_round_runs_backwards():
     """So the model that ends a round is the one that begins the next; more samplers take longer
     turns."""

@@ -336,3 +336,21 @@ def test_the_plan_keeps_them_together_and_counts_what_fills_up(tiny_model: Path,
     assert made.work.unet_pictures == single.work.unet_pictures + filled
     assert made.work.padded_frames == 8 * 4
     assert made.work.native_pictures > single.work.native_pictures
+
+
+def test_calls_of_several_clips_are_a_shape_of_their_own(tiny_model: Path, tmp_path: Path):
+    """A compiled UNet has other code for them than for a row that keeps its calls to itself: of rows that
+    differ in that alone there are two shapes, and a switch between them."""
+    rows = [
+        {
+            **{"id": f"r{i}", "prompt": "p", "model": str(tiny_model), "num_frames": 4},
+            "long_prompt": "chunk" if i % 2 else None,
+        }
+        for i in range(8)
+    ]
+    manifest = open_manifest(str(write_rows(tmp_path / "m.parquet", rows)))
+    for clips, shapes in ((1, 1), (4, 2)):
+        engine = Engine(engine="compiled", clips_per_call=clips)
+        made = make_plan(manifest, Catalogue(), defaults={}, engine=engine)
+        assert (made.shapes, made.switches.shapes) == (shapes, shapes - 1)
+        assert made.switches_in_manifest_order.shapes == 7 * (shapes - 1)
