@@ -51,6 +51,8 @@ class Progress:
         elif not self.quiet:
             rows, shards = count(plan.work.rows, "row"), count(len(plan.shards), "shard")
             say(f"{rows} to render in {shards}{done}{bad}")
+        if not self.quiet and (told := plan.told_of_dropped()):
+            say(told)
         self.started = time.monotonic()
 
     def on_row(self, row: ResultRow) -> None:

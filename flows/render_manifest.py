@@ -110,6 +110,8 @@ def render_manifest(
                 *(manifest, made.rows, made.done, made.invalid_rows),
                 *(made.work.rows, len(made.shards)),
             )
+            if told := made.told_of_dropped():
+                log.warning(told)
             title = Path(manifest).name
             with _interruptible(run, called_by):
                 summary = _render_and_publish(run, made, title, settings.price_per_hour)

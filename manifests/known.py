@@ -43,6 +43,10 @@ class Known:
         counts = Counter(self._rows.column(0))
         return {status: counts[code] for code, status in enumerate(STATUSES)}
 
+    def count_not_in(self, other: Known) -> int:
+        """How many of the ids are not among another's."""
+        return self._rows.count_not_in(other._rows)
+
     def __len__(self) -> int:
         return len(self._rows)
 

@@ -55,6 +55,11 @@ class Table:
         self._add(slot, key, record)
         return record
 
+    def count_not_in(self, other: Table) -> int:
+        """How many of the keys another table does not have."""
+        keys = (self._records[at : at + KEY] for at in range(0, len(self._records), self._size))
+        return sum(not other._slots[other._slot(bytes(key))] for key in keys)
+
     def column(self, offset: int) -> bytes:
         """One byte of every record, in the order in which their keys came."""
         return bytes(self._records[KEY + offset :: self._size])

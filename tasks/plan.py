@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from manifests.columns import INVALID_ROW
+from manifests.kinds import count
 from manifests.ledger import Known
 from manifests.read import Manifest, RawRow
 from manifests.row import RowError, parse_row
@@ -61,6 +62,7 @@ class Plan:
         shapes: of UNet calls in the work, clips in one included, of all signatures: what a compiled engine
             compiles.
         codecs: of the rows to render.
+        dropped: results of earlier runs whose ids the manifest does not have.
     """
 
     rows: int = 0
@@ -77,6 +79,17 @@ class Plan:
     switches_in_manifest_order: Switches = field(default_factory=Switches)
     shapes: int = 0
     codecs: set[str] = field(default_factory=set[str])
+    dropped: int = 0
+
+    def told_of_dropped(self) -> str | None:
+        """What becomes of results that are of no row; None where there are none."""
+        if not self.dropped:
+            return None
+        return (
+            f"{count(self.dropped, 'result')} of earlier runs in this folder are of no row of this manifest: "
+            "when the run ends they leave the ledger, metadata.parquet and the gallery, and `zs2 prune` "
+            "takes their videos (-o with another folder keeps both)"
+        )
 
     def refuse(
         self, row: RefusedRow, on_invalid: Callable[[str, list[Problem]], None] | None
@@ -149,6 +162,7 @@ def make_plan(
         if kind.alone is not None:
             plan.alone[kind.alone] += 1
         plan.codecs.add(kind.codec)
+    plan.dropped = known.count_not_in(plan.digests) if known is not None else 0
     _fill_up_calls(plan, pending, done_together)
     plan.shapes = len({(group.signature, group.shape, group.clips) for group in pending})
     parts = list(ordered(pending, samplers))

@@ -6,7 +6,7 @@ import json
 import platform
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import version
@@ -113,14 +113,15 @@ def publish(
     folder.bring(scores_file(folder.root))
     scores = _keep_scores(folder)
     _write_metadata(folder, scores)
-    summary = summarise(tally, _statuses(folder), run_id, price_per_hour)
+    summary = summarise(tally, *_statuses(folder), run_id, price_per_hour)
     if utilisation is not None:
         summary["utilisation"] = utilisation
     if startup:
         summary["startup_seconds"] = startup
     earlier = read_derived(folder.summary_file)
     if earlier is not None and not tally.statuses:  # nothing was done: the last run's figures stand
-        summary = {**earlier, "rows": summary["rows"], "rendered": summary["rendered"]}
+        now = {name: summary[name] for name in ("rows", "noted", "rendered")}
+        summary = {**earlier, **now}
     elif write_throughput(folder, since, utilisation) is not None:
         folder.upload(folder.throughput_file)
         summary["throughput"] = folder.throughput_file.name
@@ -155,7 +156,7 @@ def publish_scores(folder: RunFolder) -> None:
     run = read_derived(folder.run_file) or {}
     summary = read_derived(folder.summary_file)  # none after a run that was killed
     if summary is None:
-        summary = summarise(Tally(), _statuses(folder), str(run.get("run_id", "")), None)
+        summary = summarise(Tally(), *_statuses(folder), str(run.get("run_id", "")), None)
     title = PurePosixPath(str(run.get("manifest") or folder.name)).name
     write_gallery(folder, iter_results(folder.root), title=title, summary=summary, scores=scores)
     folder.upload(folder.gallery_file)
@@ -173,21 +174,28 @@ def _keep_scores(folder: RunFolder) -> Scores:
     return read_scores(folder.root)
 
 
-def _statuses(folder: RunFolder) -> dict[str, int]:
-    """Rows of the ledger by status."""
-    return dict(
-        Counter(
-            status
-            for batch in ledger_batches(folder.root, ["status"])
-            for status in batch.column(0).to_pylist()
-        )
-    )
+_NOTED = (pc.field("status") == "ok") & pc.field("error_message").is_valid()
+
+
+def _statuses(folder: RunFolder) -> tuple[dict[str, int], int]:
+    """Rows of the ledger by status, and how many of the ok ones have a note."""
+    statuses: Counter[str] = Counter()
+    noted = 0
+    for batch in ledger_batches(folder.root, ["status", "error_message"]):
+        statuses.update(batch.column(0).to_pylist())
+        noted += pa.Table.from_batches([batch]).filter(_NOTED).num_rows
+    return dict(statuses), noted
 
 
 def summarise(
-    tally: Tally, statuses: Mapping[str, int], run_id: str, price_per_hour: float | None
+    tally: Tally,
+    statuses: Mapping[str, int],
+    noted: int,
+    run_id: str,
+    price_per_hour: float | None,
 ) -> dict[str, Any]:
-    """The summary of a run: `rows` counts the whole ledger, everything else this run alone.
+    """The summary of a run: `rows` counts the whole ledger, and `noted` its ok rows with a note,
+    everything else this run alone.
 
     `native_pictures_per_second` counts UNet pictures of the model's own size, of one device while
     it sampled and decoded: what `zs2 plan` uses.
@@ -198,6 +206,7 @@ def summarise(
     return {
         "run_id": run_id,
         "rows": {status: statuses.get(status, 0) for status in ("ok", "failed", "invalid")},
+        "noted": noted,
         "rendered": {
             status: tally.statuses.get(status, 0) for status in ("ok", "failed", "invalid")
         },
@@ -338,7 +347,7 @@ def _with_scores(table: pa.Table, scores: Scores) -> pa.Table:
 
 
 class Cause(NamedTuple):
-    """A reason for which rows failed, and one of them.
+    """A reason for which rows failed, or what was noted of them, and one of them.
 
     Attributes:
         message: the first line, with names of files and models as `…`.
@@ -355,20 +364,36 @@ class Cause(NamedTuple):
 
 def failures_by_cause(folder: RunFolder) -> list[Cause]:
     """Failed and invalid rows grouped by what is wrong, whatever the file; most rows first."""
+    return _by_cause(_rows_of(folder, [status for status in STATUSES if status != "ok"]))
+
+
+def notes_by_cause(folder: RunFolder) -> list[Cause]:
+    """Rows that are ok and have a note, such as of a prompt that was cut, grouped alike, whatever the
+    numbers in it."""
+    return _by_cause(_rows_of(folder, ["ok"], _NOTED), r"\d+")
+
+
+def _by_cause(found: Iterable[ResultRow], apart: str | None = None) -> list[Cause]:
+    """Grouped rows; `apart` matches what else may differ in a group."""
     rows: Counter[tuple[str, str, str]] = Counter()
     examples: dict[tuple[str, str, str], tuple[str, str]] = {}
-    for row in _not_ok(folder):
+    for row in found:
         told = next(iter((row.error_message or "").splitlines()), "")
-        cause = (row.stage or row.status, row.error_type or "", _without_names(row, told))
+        message = _without_names(row, told)
+        if apart is not None:
+            message = re.sub(apart, "…", message)
+        cause = (row.stage or row.status, row.error_type or "", message)
         rows[cause] += 1
         examples.setdefault(cause, (row.id, told))
     return [Cause(*cause, count, *examples[cause]) for cause, count in rows.most_common()]
 
 
-def _not_ok(folder: RunFolder) -> Iterator[ResultRow]:
-    statuses = [status for status in STATUSES if status != "ok"]
+def _rows_of(
+    folder: RunFolder, statuses: Sequence[str], wanted: pc.Expression | None = None
+) -> Iterator[ResultRow]:
     for batch in ledger_batches(folder.root, RESULT_COLUMNS, statuses=statuses):
-        yield from map(from_record, batch.to_pylist())
+        found = batch if wanted is None else pa.Table.from_batches([batch]).filter(wanted)
+        yield from map(from_record, found.to_pylist())
 
 
 def _without_names(row: ResultRow, message: str) -> str:

@@ -63,6 +63,8 @@ def plan(
         raise UsageError(
             f"--clips-gain: expected beside --clips-per-call of 2 or more, found {clips_gain} without"
         )
+    if price_per_hour is not None and not 0 <= price_per_hour < math.inf:
+        raise UsageError(f"--price-per-hour: expected a number from 0, found {price_per_hour}")
     if samplers < 1:
         raise UsageError(f"--samplers: expected at least 1, found {samplers}")
     source = open_manifest(manifest)
@@ -89,6 +91,7 @@ def plan(
         "manifest": manifest,
         "rows": made.rows,
         "done": made.done,
+        "dropped": made.dropped,
         "shards": len(made.shards),
         "signatures": len({shard.signature for shard in made.shards}),
         "switches": asdict(made.switches),
@@ -214,6 +217,9 @@ def text(report: Mapping[str, Any]) -> str:
         ),
         ("device-hours", _estimate(report)),
     ]
+    if report["dropped"]:
+        dropped = f"{count(report['dropped'], 'result')} of the folder, of no row of this manifest"
+        rows.insert(1, ("to be dropped", dropped))
     if work["shallow_pictures"]:
         shallow = (
             f"{work['shallow_pictures']:,} of the pictures run through the outermost blocks alone"
@@ -224,7 +230,7 @@ def text(report: Mapping[str, Any]) -> str:
     if report["wall_seconds"] is not None:
         rows.append(("sampling takes", f"about {duration(report['wall_seconds'])}"))
     if cost is not None:
-        rows.append(("cost", f"{cost:.2f}"))
+        rows.append(("cost", f"{cost:,.2f}" if cost >= 0.005 or not cost else "under 0.01"))
     if (pays := report["compiling_pays_from_pictures"]) is not None and work["rows"]:
         advice = f"{report['recommended_engine']}: compiling pays from about {pays:,} pictures on"
         rows.append(("engine to use", f"{advice}, {count(report['shapes'], 'shape')} of clips"))

@@ -296,6 +296,8 @@ def _closing_lines(
             f"({count(summary['frames'], 'frame')}, {rate:.1f} frames/s but for {duration(starting)} "
             f"of starting and ending); {rows['ok']} of {total} are ok"
         ]
+    if noted := summary.get("noted"):
+        lines.append(f"{noted} of these with a note: `zs2 status {named}` says what of")
     if rows["failed"] or rows["invalid"]:
         lines.append(
             f"{rows['failed']} failed, {rows['invalid']} invalid: `zs2 status {named}` says why"

@@ -12,11 +12,12 @@ from flows.errors import UsageError
 from manifests.files import write_aside
 from manifests.journal import lines_of, list_journals, records_of
 from manifests.ledger import known
-from manifests.run_file import read_json
+from manifests.run_file import read_derived, read_json
 from manifests.storage import RunFolder
-from tasks.publish import failures_by_cause
+from tasks.publish import Cause, failures_by_cause, notes_by_cause
 from tasks.throughput import draw, timeline
 
+MOST_NOTES = 5
 MOST_SHOWN = 400  # characters of a cause; the example has its message whole
 
 
@@ -70,7 +71,16 @@ def _status(out: str, folder: RunFolder) -> dict[str, Any]:
         "rows_per_second": rate,
         "eta_seconds": left / rate if rate else None,
         "failures": [cause._asdict() for cause in failures_by_cause(folder)],
+        "notes": [cause._asdict() for cause in _notes(folder)],
     }
+
+
+def _notes(folder: RunFolder) -> list[Cause]:
+    """What was noted of rows that are ok; the ledger is read for it only where there may be any."""
+    summary = read_derived(folder.summary_file) or {}
+    if summary.get("noted") == 0 and not list_journals(folder.results):
+        return []
+    return notes_by_cause(folder)
 
 
 def _state(written: str, is_held: bool) -> str:
@@ -110,12 +120,23 @@ def text(report: Mapping[str, Any]) -> str:
     if report.get("picture"):
         lines.append(f"throughput: {report['picture']}")
     for cause in report["failures"]:
-        lines.append(
-            f"{cause['rows']:,}× {cause['stage']}, {cause['error']}: {_cut(cause['message'])}"
-        )
-        is_same = cause["told"] == cause["message"]
-        lines.append(f"    e.g. {cause['example']}" + ("" if is_same else f": {cause['told']}"))
+        lines += _cause_lines(cause, f"{cause['stage']}, {cause['error']}")
+    for cause in report["notes"][:MOST_NOTES]:
+        lines += _cause_lines(cause, "ok, with a note")
+    if len(report["notes"]) > MOST_NOTES:
+        lines.append(f"{len(report['notes']) - MOST_NOTES} notes more: --json has all")
     return "\n".join(lines)
+
+
+def _cause_lines(cause: Mapping[str, Any], what: str) -> list[str]:
+    """What rows have in common, and one of them; of a single row its own words alone."""
+    if cause["rows"] == 1:
+        return [f"1× {what}: {cause['example']}: {cause['told']}"]
+    is_same = cause["told"] == cause["message"]
+    return [
+        f"{cause['rows']:,}× {what}: {_cut(cause['message'])}",
+        f"    e.g. {cause['example']}" + ("" if is_same else f": {cause['told']}"),
+    ]
 
 
 def _cut(message: str) -> str:

@@ -76,10 +76,12 @@ def test_status_says_causes_first_and_one_row_whole() -> None:
         **{"out": "o", "state": "finished", "error": None, "rows_per_second": None, "rows": 1200},
         **{"ok": 0, "failed": 1200, "invalid": 0, "left": 0},
         "failures": [cause | {"example": "r7", "told": told}],
+        "notes": [cause | {"rows": 1, "example": "r8", "told": "prompt truncated"}],
     }
     assert status.text(report).splitlines()[2:] == [
         "1,200× sample, ClipError: …: expected a video",
         f"    e.g. r7: {told}",
+        "1× ok, with a note: r8: prompt truncated",
     ]
 
 

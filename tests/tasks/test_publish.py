@@ -21,6 +21,7 @@ from tasks.assemble import assemble
 from tasks.publish import (
     Tally,
     failures_by_cause,
+    notes_by_cause,
     parameters_of,
     publish,
     summarise,
@@ -200,7 +201,7 @@ def test_summary_of_a_run_that_did_nothing(folder: RunFolder):
 
 def test_summary_without_any_work():
     """No rows, no seconds: rates of 0 and unknown speed, not a division by zero."""
-    summary = summarise(Tally(), {}, "r", None)
+    summary = summarise(Tally(), {}, 0, "r", None)
     assert (summary["clips_per_second"], summary["frames_per_second"]) == (0.0, 0.0)
     assert summary["native_pictures_per_second"] is None and summary["cost"] is None
 
@@ -238,6 +239,21 @@ def test_failures_by_cause(folder: RunFolder):
         ("assemble", "AssembleError", "disk full", 1, "a", "disk full"),
         ("validate", "InvalidRow", "height: 37", 1, "i", "height: 37"),
     ]
+
+
+def test_notes_by_cause(folder: RunFolder):
+    """What was noted of rows that are ok, one group whatever the numbers in it; a summary counts them, and
+    those of failures are none."""
+    notes = {
+        "a": "prompt truncated: 40 tokens, read 32",
+        "b": "prompt truncated: 50 tokens, read 32",
+    }
+    rows = [ok_row(folder, i, error_type="note", error_message=told) for i, told in notes.items()]
+    journal(folder, [*rows, ok_row(folder, "c"), failed_row("d", "sample", "SamplingError", "NaN 3")])
+    (cause,) = notes_by_cause(folder)
+    assert (cause.rows, cause.message) == (2, "prompt truncated: … tokens, read …")
+    assert cause.told == notes[cause.example]
+    assert publish(folder, ids("a", "b", "c", "d"), Tally(), run_id="r", title="t")["noted"] == 2
 
 
 def test_one_cause_with_many_names_is_one_cause(folder: RunFolder):
