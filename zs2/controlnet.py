@@ -7,18 +7,25 @@ pipeline itself stays a text-to-image pipeline and knows nothing of it.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    ControlNetUnionModel,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLPipeline,
+)
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from zs2.arguments import arguments_of
 from zs2.models import ModelError
 from zs2.segments import Segment
 
@@ -26,6 +33,15 @@ ADDED_CONDITIONS = (
     "text_embeds",
     "time_ids",
 )  # SDXL's; an IP-Adapter's picture is the UNet's alone
+PIPELINES = (
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionInstructPix2PixPipeline,
+)
+# Arguments of calls that begin with a picture, or that give attention processors of their own.
+OTHERS = {"strength", "mask_image", "pag_scale"}
 
 
 @dataclass(frozen=True)
@@ -155,8 +171,14 @@ def check_fits(net: Any, unet: Any) -> None:
     """See that a ControlNet was made for a checkpoint of this family.
 
     Raises:
-        ModelError: its text is of another width, or its added conditions are others.
+        ModelError: its text is of another width, its added conditions are others, or it is a union of
+            ControlNets, which wants to be told which of them is meant.
     """
+    if isinstance(net, ControlNetUnionModel):
+        raise ModelError(
+            "controlnet: expected a ControlNetModel, found a ControlNetUnionModel; name a ControlNet "
+            "of one kind of guide"
+        )
     traits = ("cross_attention_dim", "addition_embed_type")
     wanted, found = ([model.config.get(trait) for trait in traits] for model in (unet, net))
     if wanted != found:
@@ -171,14 +193,12 @@ def check_fits(net: Any, unet: Any) -> None:
 
 
 def check_pipeline(pipe: Any) -> None:
-    """See that a pipeline makes pictures from text (or edits them) with a UNet in latents.
+    """See that a pipeline is one of the families that are sampled as ZS² does, or a subclass.
 
     Raises:
-        TypeError: one that starts from a picture, or no pipeline at all.
+        TypeError: any other, or no pipeline at all.
     """
-    takes = inspect.signature(type(pipe).__call__).parameters if callable(pipe) else {}
-    is_whole = all(hasattr(pipe, part) for part in ("unet", "vae", "scheduler", "components"))
-    if not is_whole or {"strength", "mask_image"} & takes.keys():
+    if not isinstance(pipe, PIPELINES) or OTHERS & arguments_of(type(pipe)):
         raise TypeError(
             "pipe: expected a diffusers StableDiffusionPipeline, StableDiffusionXLPipeline, either's "
             "ControlNet pipeline, or StableDiffusionInstructPix2PixPipeline, found "

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionControlNetPipeline, StableDiffusionImg2ImgPipeline
+from diffusers import (
+    AnimateDiffPipeline,
+    MotionAdapter,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionLDM3DPipeline,
+    StableDiffusionPAGPipeline,
+    StableDiffusionPipeline,
+)
 from jaxtyping import config
 from PIL import Image
 
@@ -220,12 +228,34 @@ def test_the_pipelines_own_steps_and_guidance(sdxl: Any, sampler: ZS2Sampler, tm
     ]
 
 
-def test_other_things_than_pipelines(tiny_pipe: Any):
-    """The constructor refuses what it cannot sample from, and says what it takes."""
+class Perturbed(StableDiffusionPipeline):
+    """A user's own, with the argument of diffusers' PAG pipelines."""
+
+    def __call__(self, *args: Any, pag_scale: float = 3.0, **kwargs: Any) -> Any:
+        return super().__call__(*args, **kwargs)
+
+
+def test_other_things_than_pipelines(tiny_pipe: Any, tmp_path: Any):
+    """The constructor refuses what it cannot sample from, and says what it takes and what it found:
+    pipelines with other guidance, attention, inputs or outputs are no less other things for having a
+    UNet, an autoencoder and a scheduler."""
     parts = {k: v for k, v in tiny_pipe.components.items() if k != "image_encoder"}
-    other = StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
-    for pipe in (None, "zs2-mini", tiny_pipe.unet, other):
-        with pytest.raises(TypeError, match="pipe: expected a diffusers StableDiffusionPipeline"):
+    plain = {"requires_safety_checker": False}
+    motion = {k: v for k, v in parts.items() if k != "safety_checker"}
+    adapter = MotionAdapter(
+        block_out_channels=(16, 32), motion_layers_per_block=1, motion_norm_num_groups=4
+    )
+    others = [
+        StableDiffusionImg2ImgPipeline(**parts, **plain),
+        StableDiffusionPAGPipeline(**parts, **plain),
+        StableDiffusionLDM3DPipeline(**parts, **plain, image_encoder=None),
+        AnimateDiffPipeline(**motion, motion_adapter=adapter),
+        tiny_models.upscaler_x4(tmp_path),
+        Perturbed(**parts, **plain),
+    ]
+    for pipe in (None, "zs2-mini", tiny_pipe.unet, *others):
+        wanted = f"pipe: expected a diffusers StableDiffusionPipeline.* found {type(pipe).__name__};"
+        with pytest.raises(TypeError, match=wanted):
             ZS2Sampler(pipe)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    ControlNetUnionModel,
     MultiControlNetModel,
     StableDiffusionControlNetPipeline,
     StableDiffusionXLControlNetPipeline,
@@ -257,3 +258,15 @@ def test_a_net_of_another_family_is_refused(pipe: Any, tmp_path: Any):
             "a star", num_frames=2, conditioning_frames=pictures(2), **QUICK
         )
     assert dict(pipe.unet.attn_processors) == kept
+
+
+def test_a_union_of_nets_is_refused(tmp_path: Any):
+    """A ControlNetUnionModel asks which of its nets is meant, which nobody tells it: a ModelError."""
+    pipe = tiny_models.sdxl(tmp_path)
+    union = ControlNetUnionModel.from_unet(
+        pipe.unet, conditioning_embedding_out_channels=(8, 16), load_weights_from_unet=False
+    )
+    with pytest.raises(ModelError, match="expected a ControlNetModel, found a ControlNetUnionMod"):
+        ZS2Sampler(pipe, controlnet=union)(
+            "a star", num_frames=2, conditioning_frames=pictures(2), **QUICK
+        )
