@@ -81,6 +81,7 @@ class ControlRun:
         controls: whose residuals are added up.
         height, width: pixels of the clip.
         schedule: the timesteps of the scheduler at work.
+        first: of these, the one that the first UNet call is for.
     """
 
     def __init__(
@@ -89,15 +90,17 @@ class ControlRun:
         height: int,
         width: int,
         schedule: Callable[[], Sequence[Any]],
+        first: Callable[[], int] = lambda: 0,
     ) -> None:
         self.controls = controls
         self._pictures = [_scaled(control.frames, height, width) for control in controls]
         self._schedule = schedule
-        self._step = -1
+        self._first = first
+        self._step: int | None = None
 
     def next_step(self) -> None:
         """The UNet is about to be called for the next timestep."""
-        self._step += 1
+        self._step = self._first() if self._step is None else self._step + 1
 
     def residuals(
         self,
@@ -162,6 +165,7 @@ class ControlRun:
         return list(down), mid
 
     def _has_a_say(self, control: Control) -> bool:
+        assert self._step is not None, "asked before the UNet is"
         total = len(self._schedule())
         begins, ends = self._step / total, (self._step + 1) / total
         return begins >= control.start and ends <= control.end

@@ -181,6 +181,12 @@ def step_index(scheduler: Any, step: int) -> int:
     return len(scheduler.timesteps) - 1 - left * scheduler.order
 
 
+def first_index(scheduler: Any) -> int:
+    """Where in `scheduler.timesteps` the part of the schedule begins that is at work; 0 for all of it."""
+    steps = _part.get()
+    return 0 if steps is None else step_index(scheduler, steps.first)
+
+
 @contextmanager
 def _running(scheduler: Any, steps: Part) -> Generator[None]:
     """Show the pipeline a part of the timesteps, as diffusers' img2img pipelines cut it out themselves.

@@ -465,6 +465,40 @@ def test_a_control_clip_guides_every_frame(sampler: ZS2Sampler):
     assert (first[2] - second[2]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("scheduler", ["ddim", "pndm"])
+@pytest.mark.parametrize(
+    ("window", "guided_steps"),
+    [
+        ({"control_guidance_end": 0.5}, [0, 1, 2, 3, 2, 3, 4]),
+        ({"control_guidance_start": 0.9}, [9]),
+    ],
+)
+def test_a_control_window_counts_in_the_whole_schedule(
+    sampler: ZS2Sampler, window: dict, guided_steps: list[int], scheduler: str
+):
+    """The three parts of the schedule are not each taken for all of it: of 10 steps, t1 after 2 and
+    t0 after 4, half the schedule is steps 0 to 4 wherever they are run, its last tenth is step 9."""
+    net = tiny_models.controlnet(sampler.pipe)
+    guided = ZS2Sampler(sampler.pipe, controlnet=net)
+    guides = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    seen: list[int] = []
+    hook = net.register_forward_pre_hook(lambda _, inputs: seen.append(int(inputs[1])))
+    run = {**LATENT, "num_inference_steps": 10, "t0": 5, "t1": 7, "scheduler": scheduler}
+    text2video_zero(guided, "a", num_frames=2, seed=1, conditioning_frames=guides, **run, **window)
+    hook.remove()
+    made = make_scheduler(scheduler, sampler.pipe.scheduler)
+    made.set_timesteps(10)
+    if scheduler == "ddim":
+        assert seen == [int(made.timesteps[step]) for step in guided_steps]
+        return
+    # PNDM has its second step twice: 11 timesteps
+    total, begins = len(made.timesteps), [step_index(made, step) for step in (0, 2, 4)]
+    parts = [range(0, begins[1]), range(begins[1], begins[2]), range(begins[1], total)]
+    start, end = window.get("control_guidance_start", 0), window.get("control_guidance_end", 1)
+    wanted = [i for part in parts for i in part if i / total >= start and (i + 1) / total <= end]
+    assert seen == [int(made.timesteps[i]) for i in wanted]
+
+
 def test_an_edited_clip_keeps_its_pictures(tmp_path: Path):
     """With InstructPix2Pix frame 1 is its own picture; a frame whose source changes changes alone."""
     editor = ZS2Sampler(tiny_models.ip2p(tmp_path))
