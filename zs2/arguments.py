@@ -94,6 +94,11 @@ def per_frame(name: str, value: Any) -> float | tuple[float, ...]:
     return tuple(real(name, item) for item in value)
 
 
+def is_sequence(value: Any) -> bool:
+    """Whether a value is several things, not a text."""
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
 def is_one_clip(value: Any) -> bool:
     """Whether a value is a clip, not a list of clips."""
     if getattr(value, "ndim", 0) == 4:

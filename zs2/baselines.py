@@ -32,7 +32,7 @@ SETTLED = ("noise", "alpha", "kl_target", "solver", "noise_candidates", "momentu
 PER_FRAME = (*EMBEDS, "video")
 
 
-def iid(sampler: ZS2Sampler, prompt: str | list[Prompt] | None, **kwargs: Any) -> Clip | list[Clip]:
+def iid(sampler: ZS2Sampler, prompt: str | Sequence[Prompt] | None, **kwargs: Any) -> Clip | list[Clip]:
     """Frame by frame: independent noise, plain self-attention; each frame is the pipeline's own picture.
 
     With scheduler="ddim" this is the paper's DDIM (section 6). See `ZS2Sampler.__call__` for the rest.
@@ -42,7 +42,7 @@ def iid(sampler: ZS2Sampler, prompt: str | list[Prompt] | None, **kwargs: Any) -
 
 def mixed(
     sampler: ZS2Sampler,
-    prompt: str | list[Prompt] | None,
+    prompt: str | Sequence[Prompt] | None,
     *,
     alpha: float,
     momentum: float | Sequence[float] = 0.0,
@@ -57,7 +57,7 @@ def mixed(
 
 def progressive(
     sampler: ZS2Sampler,
-    prompt: str | list[Prompt] | None,
+    prompt: str | Sequence[Prompt] | None,
     *,
     alpha: float,
     momentum: float | Sequence[float] = 0.0,
@@ -96,10 +96,10 @@ def matched_mixed_alpha(kl_target: float) -> float:
 @overload
 def text2video_zero(sampler: ZS2Sampler, prompt: str | None, **kwargs: Any) -> Clip: ...
 @overload
-def text2video_zero(sampler: ZS2Sampler, prompt: list[Prompt], **kwargs: Any) -> list[Clip]: ...
+def text2video_zero(sampler: ZS2Sampler, prompt: Sequence[Prompt], **kwargs: Any) -> list[Clip]: ...
 def text2video_zero(
     sampler: ZS2Sampler,
-    prompt: str | list[Prompt] | None,
+    prompt: str | Sequence[Prompt] | None,
     *,
     motion_field_strength_x: float = 12.0,
     motion_field_strength_y: float = 12.0,
@@ -170,7 +170,8 @@ def text2video_zero(
         replace(run.clip(storyboard, generator_of(own, generator), latents), seed=own)
         for storyboard, own in zip(storyboards, seeds, strict=True)
     ]
-    return clips if isinstance(prompt, list) or num_videos_per_prompt > 1 else clips[0]
+    several = not isinstance(prompt, str | None) or num_videos_per_prompt > 1
+    return clips if several else clips[0]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zs2 import noise as noise_models
-from zs2.arguments import Pictures, Video, is_one_clip, per_frame, real, video_of, whole
+from zs2.arguments import Pictures, Video, is_one_clip, is_sequence, per_frame, real, video_of, whole
 from zs2.conditions import TextEncoding
 from zs2.config import ClipConfig
 from zs2.controlnet import Control
@@ -29,7 +29,7 @@ OUTPUT_TYPES = ("np", "pil", "latent")
 SEED_LIMIT = 2**63
 IP_ADAPTER = ("ip_adapter_image", "ip_adapter_image_embeds")
 
-Prompt = str | list[str]  # a storyboard is a list, one prompt a segment
+Prompt = str | Sequence[str]  # a storyboard has one text a segment
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,9 @@ def storyboards_of(prompt: Any, embeds: Mapping[str, Tensor], copies: int) -> li
         if "prompt_embeds" not in embeds:
             raise ValueError("prompt: expected a prompt or prompt_embeds, found neither")
         return [()] * copies
-    clips: Sequence[Any] = prompt if isinstance(prompt, list | tuple) else [prompt]
+    clips: Sequence[Any] = prompt if is_sequence(prompt) else [prompt]
     tuples: list[tuple[Any, ...]] = [
-        tuple(clip) if isinstance(clip, list | tuple) else (clip,) for clip in clips
+        tuple(clip) if is_sequence(clip) else (clip,) for clip in clips
     ]
     for storyboard in tuples:
         if not storyboard or not all(isinstance(text, str) for text in storyboard):

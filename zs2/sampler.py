@@ -114,10 +114,10 @@ class ZS2Sampler:
     @overload
     def __call__(self, prompt: str | None, **kwargs: Any) -> Clip: ...
     @overload
-    def __call__(self, prompt: list[Prompt], **kwargs: Any) -> list[Clip]: ...
+    def __call__(self, prompt: Sequence[Prompt], **kwargs: Any) -> list[Clip]: ...
     def __call__(
         self,
-        prompt: str | list[Prompt] | None,
+        prompt: str | Sequence[Prompt] | None,
         *,
         negative_prompt: str | Sequence[str | None] | None = None,
         num_videos_per_prompt: int = 1,
@@ -269,7 +269,8 @@ class ZS2Sampler:
         ]
         if output_type != "latent":
             clips = [replace(clip, frames=self.decode(clip.latents)) for clip in clips]
-        return clips if isinstance(prompt, list | tuple) or copies > 1 else clips[0]
+        several = not isinstance(prompt, str | None) or copies > 1
+        return clips if several else clips[0]
 
     def decode(
         self, latents: Float[Tensor, "frame channel h w"]

@@ -293,6 +293,14 @@ def test_several_prompts_are_several_clips(sampler: ZS2Sampler):
         assert torch.equal(clip.latents, wanted.latents)
 
 
+def test_a_tuple_of_prompts_is_a_list_of_clips(sampler: ZS2Sampler):
+    """("a", "b") are two clips, and one in a tuple is a list of one."""
+    run = {"num_frames": 2, "seed": 1, **LATENT}
+    clips = text2video_zero(sampler, ("a", "b"), **run)
+    assert [clip.prompts for clip in clips] == [("a",), ("b",)]
+    assert len(text2video_zero(sampler, ("a",), **run)) == 1
+
+
 def test_a_storyboard_has_a_prompt_a_segment(sampler: ZS2Sampler):
     """Its first segment is the first prompt's clip; the second has other frames, of its own prompt."""
     run = {"num_frames": 4, "segment_frames": 2, "seed": 1, **LATENT}
