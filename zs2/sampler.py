@@ -214,7 +214,8 @@ class ZS2Sampler:
         check_output_type(output_type)
         defaults = self.defaults
         steps = num_inference_steps
-        if steps is None and any(pipe_kwargs.get(name) for name in ("timesteps", "sigmas")):
+        if steps is None and any(
+            pipe_kwargs.get(name) is not None for name in ("timesteps", "sigmas")):
             steps = defaults.num_inference_steps  # named, in other words
         scheduler, steps = steps_of(speed, scheduler, steps, defaults.num_inference_steps)
         guidance = defaults.guidance_scale if guidance_scale is None else guidance_scale

@@ -140,6 +140,15 @@ def test_values_that_are_none(sampler: ZS2Sampler, arguments: dict[str, Any], me
         sampler(call.pop("prompt"), **call)
 
 
+def test_arrays_of_timesteps_and_sigmas(sampler: ZS2Sampler):
+    """numpy's and torch's are taken as lists are, and the steps need not be named beside them."""
+    run = {"seed": 1, "num_frames": 2, "output_type": "latent", "scheduler": "euler"}
+    for name, values in (("sigmas", [9.0, 3.0, 0.5]), ("timesteps", [900.0, 500.0, 100.0])):
+        own = sampler("a", **{name: values}, **run)
+        for other in (np.array(values), torch.tensor(values)):
+            assert same(own, sampler("a", **{name: other}, **run))
+
+
 def test_a_controlnet_pipeline_is_never_unguided(guided: ZS2Sampler):
     """Without the clip, or with diffusers' own word for it, an error; not the unguided clip."""
     with pytest.raises(ValueError, match="conditioning_frames: expected the clip that guides"):
