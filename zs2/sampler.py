@@ -20,7 +20,7 @@ from torch import Tensor
 from zs2.arguments import Pictures, check_names, per_frame, real, whole
 from zs2.clip import Clip
 from zs2.compiled import prepare
-from zs2.conditions import EMBEDS, TextEncoding, source_latents
+from zs2.conditions import EMBEDS, TextEncoding, given_embeds, source_latents
 from zs2.config import DEFAULTS, ClipConfig
 from zs2.controlnet import check_pipeline, picture_pipeline
 from zs2.decoding import decode
@@ -225,7 +225,10 @@ class ZS2Sampler:
             "guidance_scale": real("guidance_scale", guidance),
             "callback_on_step_end": callback_on_step_end,
         }
-        embeds = {name: call.pop(name) for name in EMBEDS if call.get(name) is not None}
+        texts = {"prompt": prompt, "negative_prompt": negative_prompt}
+        texts |= {"prompt_2": prompt_2, "negative_prompt_2": negative_prompt_2}
+        embeds = given_embeds(self.pipe, call, config.num_frames, texts)
+        call = {name: value for name, value in call.items() if name not in EMBEDS}
         lora_scale = (call.get("cross_attention_kwargs") or {}).get("scale")
         source = source_of(self.pipe, video, config.num_frames)
         kept, second = self.texts and self.texts.get, (prompt_2, negative_prompt_2)

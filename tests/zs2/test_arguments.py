@@ -226,6 +226,25 @@ def test_sdxls_second_prompts(sdxl: Any):
         sampler("a", prompt_2="b", long_prompt="chunk", **QUICK)
 
 
+def test_sdxls_second_negative_prompt_alone(sdxl: Any):
+    """Where no negative prompt is zeros, diffusers drops negative_prompt_2 in silence: refused with what
+    to give; elsewhere it is diffusers' own at f = 1."""
+    sampler = ZS2Sampler(sdxl)
+    call = {"negative_prompt_2": "y", "num_inference_steps": 2, "output_type": "latent"}
+    with pytest.raises(ValueError, match="negative_prompt_2: expected beside a negative_prompt"):
+        sampler("a", seed=9, num_frames=1, **call)
+    both = sampler("a", seed=9, num_frames=1, negative_prompt="", **call)
+    sdxl.register_to_config(force_zeros_for_empty_prompt=False)
+    try:
+        generator = torch.Generator().manual_seed(9)
+        wanted = sdxl("a", height=SIDE, width=SIDE, generator=generator, **call).images
+        clip = sampler("a", seed=9, num_frames=1, **call)
+    finally:
+        sdxl.register_to_config(force_zeros_for_empty_prompt=True)
+    assert torch.equal(clip.latents, wanted)
+    assert same(clip, both)
+
+
 def test_the_pipelines_own_steps_and_guidance(sdxl: Any, sampler: ZS2Sampler, tmp_path: Any):
     """Where the checkpoint says nothing, its pipeline's call does: 5.0 for SDXL, 100 steps for
     InstructPix2Pix."""
