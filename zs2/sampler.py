@@ -78,7 +78,7 @@ class ZS2Sampler:
         self.texts: TextCache | None = None
         self.pipe = pipe
         self.defaults = defaults or defaults_of(type(pipe))
-        self.controlnet = controlnet or getattr(pipe, "controlnet", None)
+        self.controlnet = controlnet
         self.is_compiled = False
 
     @classmethod
@@ -242,7 +242,7 @@ class ZS2Sampler:
             latents,
             source,
             controls_of(
-                self.controlnet,
+                self.controlnet or getattr(self.pipe, "controlnet", None),
                 conditioning_frames,
                 {
                     "controlnet_conditioning_scale": controlnet_conditioning_scale,
