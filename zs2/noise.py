@@ -19,7 +19,7 @@ SQRT_E = math.sqrt(math.e)  # E[exp(p)·p] for p ~ N(0, 1)
 LINE_SEARCH_ITERATIONS = 15  # the paper's
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NoiseTrace:
     """How a clip's noise was made: the recursion that the scheduler's own noise has to follow.
 

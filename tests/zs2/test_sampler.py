@@ -216,6 +216,15 @@ def test_clip_has_the_promised_shapes(sampler: ZS2Sampler):
     assert len(clip.images) == 3
 
 
+def test_clips_and_traces_are_equal_to_themselves_alone(sampler: ZS2Sampler):
+    """They hold arrays, which have no one answer to ==: each is itself, and may be a key."""
+    clip, again = (sampler("a star", num_frames=3, seed=1, **QUICK) for _ in "12")
+    for one, other in ((clip, again), (clip.trace, again.trace)):
+        assert one == one  # noqa: PLR0124
+        assert one != other
+        assert len({one, other, one}) == 2
+
+
 def snapshot(pipe) -> dict:
     return {
         "processors": {k: id(v) for k, v in pipe.unet.attn_processors.items()},
