@@ -197,7 +197,7 @@ def seeds_of(seed: Any, count: int, copies: int, generator: Any) -> Sequence[int
     several = isinstance(seed, Sequence) or getattr(seed, "ndim", 0) == 1
     given = list(seed) if several else [seed] * clips
     if len(given) != clips:
-        raise ValueError(f"seed: expected one number or one per clip ({clips}), found {len(given)}")
+        raise ValueError(f"seed: expected one number or one per prompt ({clips}), found {len(given)}")
     seeds = [whole("seed", first, least=0) + copy for first in given for copy in range(copies)]
     for value in seeds:
         if value >= SEED_LIMIT:
@@ -240,7 +240,7 @@ def own_parts(
         unwanted = list(negative_prompt)
     for name, found in (("kl_target", targets), ("negative_prompt", unwanted)):
         if len(found) not in (1, prompts):
-            raise ValueError(f"{name}: expected one per clip ({prompts}), found {len(found)}")
+            raise ValueError(f"{name}: expected one per prompt ({prompts}), found {len(found)}")
     configs = [replace(config, kl_target=per_frame("kl_target", target)) for target in targets]
     return [
         OwnPart(

@@ -149,6 +149,12 @@ def test_arrays_of_timesteps_and_sigmas(sampler: ZS2Sampler):
             assert same(own, sampler("a", **{name: other}, **run))
 
 
+def test_copies_are_whole_under_text2video_zero(sampler: ZS2Sampler):
+    """2.0 is none, as for the sampler itself."""
+    with pytest.raises(ValueError, match=r"num_videos_per_prompt: expected a whole .* found 2\.0"):
+        text2video_zero(sampler, "a", num_videos_per_prompt=2.0, **QUICK)
+
+
 def test_a_controlnet_pipeline_is_never_unguided(guided: ZS2Sampler):
     """Without the clip, or with diffusers' own word for it, an error; not the unguided clip."""
     with pytest.raises(ValueError, match="conditioning_frames: expected the clip that guides"):

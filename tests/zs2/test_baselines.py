@@ -301,6 +301,38 @@ def test_a_tuple_of_prompts_is_a_list_of_clips(sampler: ZS2Sampler):
     assert len(text2video_zero(sampler, ("a",), **run)) == 1
 
 
+def test_each_prompt_may_have_its_negative_prompt(sampler: ZS2Sampler):
+    """A list has one per prompt, which its copies share; None is none."""
+    run = {"num_frames": 2, "guidance_scale": 3.0, **LATENT}
+    both = text2video_zero(sampler, ["a", "a"], negative_prompt=["x", None], seed=[1, 1], **run)
+    for clip, negative in zip(both, ("x", None), strict=True):
+        alone = text2video_zero(sampler, "a", negative_prompt=negative, seed=1, **run)
+        assert torch.equal(clip.latents, alone.latents)
+    assert not torch.equal(both[0].latents, both[1].latents)
+    with pytest.raises(ValueError, match=r"negative_prompt: expected one per prompt \(1\), found 2"):
+        text2video_zero(sampler, "a", negative_prompt=["x", "y"], **run)
+
+
+def test_embeds_are_checked_before_frame_1_is_denoised(sampler: ZS2Sampler):
+    """Two rows for three frames, or a text beside them: refused before the UNet is called; one row a
+    frame is taken, and each frame has its own."""
+    tokens, unwanted = (sampler.pipe.encode_prompt(t, "cpu", 1, False)[0] for t in ("a", ""))
+    calls: list[int] = []
+    hook = sampler.pipe.unet.register_forward_pre_hook(lambda *_: calls.append(1))
+    run = {"num_frames": 3, "seed": 1, "negative_prompt_embeds": unwanted, **LATENT}
+    with pytest.raises(ValueError, match="^prompt_embeds: expected a tensor of shape"):
+        text2video_zero(sampler, None, prompt_embeds=torch.cat([tokens] * 2), **run)
+    with pytest.raises(ValueError, match="^prompt: expected none beside prompt_embeds"):
+        text2video_zero(sampler, "b", prompt_embeds=tokens, **run)
+    hook.remove()
+    assert not calls
+    one = text2video_zero(sampler, None, prompt_embeds=tokens, **run).latents
+    rows = torch.cat([tokens, tokens, 2 * tokens])
+    other = text2video_zero(sampler, None, prompt_embeds=rows, **run).latents
+    same = [torch.equal(a, b) for a, b in zip(one, other, strict=True)]
+    assert same == [True, True, False]
+
+
 def test_a_storyboard_has_a_prompt_a_segment(sampler: ZS2Sampler):
     """Its first segment is the first prompt's clip; the second has other frames, of its own prompt."""
     run = {"num_frames": 4, "segment_frames": 2, "seed": 1, **LATENT}
@@ -552,6 +584,11 @@ def test_latents_are_frame_ones_noise(sampler: ZS2Sampler):
         ({"seed": -1}, "seed: expected a whole number of at least 0"),
         ({"seed": 1, "generator": torch.Generator()}, "expected seed or generator, found both"),
         ({"num_frames": 0}, "num_frames: expected a whole number of at least 1"),
+        ({"num_videos_per_prompt": 0}, "num_videos_per_prompt: expected a whole number of at least 1"),
+        ({"clips_per_call": 2, "seed": 1}, "clips_per_call: expected 1, as Text2Video-Zero .* found 2"),
+        ({"in_between": 2}, "in_between: expected 1, as Text2Video-Zero denoises"),
+        ({"share": 5}, "share: expected None, as Text2Video-Zero denoises"),
+        ({"speed": "fast"}, "speed: expected exact, as Text2Video-Zero denoises"),
     ],
 )
 def test_bad_arguments_are_refused(sampler: ZS2Sampler, arguments: dict, message: str):
@@ -568,6 +605,18 @@ def test_iid_frames_are_the_pipelines_own_pictures(sampler: ZS2Sampler):
     for frame, noise in zip(clip.latents, noises, strict=True):
         wanted = plain(sampler.pipe, "ddim", prompt="a star", latents=noise)[0]
         assert (frame - wanted).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("baseline", "settled"),
+    [(iid, "noise"), (iid, "momentum"), (mixed, "noise"), (progressive, "noise")],
+)
+def test_what_a_baseline_settles_is_refused(sampler: ZS2Sampler, baseline: Any, settled: str):
+    """By name, with what to do."""
+    own = {} if baseline is iid else {"alpha": 0.5}
+    wanted = f"^{settled}: expected none, as {baseline.__name__} settles it; leave it out"
+    with pytest.raises(ValueError, match=wanted):
+        baseline(sampler, "a", **{settled: 0.5}, **own, **LATENT)
 
 
 @pytest.mark.parametrize("baseline", [mixed, progressive])

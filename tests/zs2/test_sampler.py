@@ -314,7 +314,7 @@ def test_negative_prompt_and_guidance_change_the_clip(sampler: ZS2Sampler):
         ({"scheduler": "magic"}, "scheduler: expected one of ddim"),
         ({"output_type": "gif"}, "output_type: expected one of"),
         ({"seed": -1}, "seed: expected a whole number of at least 0"),
-        ({"seed": [1, 2]}, r"seed: expected one number or one per clip \(1\), found 2"),
+        ({"seed": [1, 2]}, r"seed: expected one number or one per prompt \(1\), found 2"),
         ({"latents": torch.zeros(2, 4, 16, 16)}, "latents: expected a tensor of shape"),
     ],
 )
