@@ -233,11 +233,13 @@ def own_parts(
         ValueError: another number of them than of prompts, or no λ.
     """
     prompts = len(storyboards) // copies
-    targets, unwanted = [kl_target], [negative_prompt]
-    if isinstance(kl_target, list | tuple) and any(hasattr(each, "__len__") for each in kl_target):
-        targets = list(kl_target)
-    if isinstance(negative_prompt, list | tuple):
-        unwanted = list(negative_prompt)
+    targets = list(kl_target) if _is_nested(kl_target) else [kl_target]
+    unwanted = list(negative_prompt) if is_sequence(negative_prompt) else [negative_prompt]
+    if not all(isinstance(text, str | None) for text in unwanted):
+        raise ValueError(
+            "negative_prompt: expected a text or None, or a list of them, one per prompt, found "
+            f"{negative_prompt!r}"
+        )
     for name, found in (("kl_target", targets), ("negative_prompt", unwanted)):
         if len(found) not in (1, prompts):
             raise ValueError(f"{name}: expected one per prompt ({prompts}), found {len(found)}")
@@ -251,6 +253,29 @@ def own_parts(
         )
         for number, (storyboard, seed) in enumerate(zip(storyboards, seeds, strict=True))
     ]
+
+
+def _is_nested(value: Any) -> bool:
+    """Whether a value is a list of lists, or an array of two dimensions, not a list of numbers."""
+    if hasattr(value, "ndim"):
+        return value.ndim > 1
+    return is_sequence(value) and any(
+        is_sequence(each) or getattr(each, "ndim", 0) > 0 for each in value
+    )
+
+
+def lora_scale_of(cross_attention_kwargs: Any) -> Any:
+    """The weight of LoRAs that the pipeline's own call is given.
+
+    Raises:
+        ValueError: no dict.
+    """
+    if not isinstance(cross_attention_kwargs, Mapping | None):
+        raise ValueError(
+            "cross_attention_kwargs: expected a dict of arguments for attention processors, found "
+            f"{cross_attention_kwargs!r}"
+        )
+    return (cross_attention_kwargs or {}).get("scale")
 
 
 def size_of(

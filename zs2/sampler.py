@@ -40,6 +40,7 @@ from zs2.request import (
     defaults_of,
     draw_noise,
     generator_of,
+    lora_scale_of,
     own_parts,
     seeds_of,
     size_of,
@@ -205,7 +206,7 @@ class ZS2Sampler:
             segment_frames=segment_frames and whole("segment_frames", segment_frames),
             chain=chain,
             noise=noise,
-            alpha=alpha,
+            alpha=alpha if alpha is None else real("alpha", alpha),
             solver=solver,
             noise_candidates=whole("noise_candidates", noise_candidates),
             momentum=per_frame("momentum", momentum),
@@ -229,7 +230,7 @@ class ZS2Sampler:
         texts |= {"prompt_2": prompt_2, "negative_prompt_2": negative_prompt_2}
         embeds = given_embeds(self.pipe, call, config.num_frames, texts)
         call = {name: value for name, value in call.items() if name not in EMBEDS}
-        lora_scale = (call.get("cross_attention_kwargs") or {}).get("scale")
+        lora_scale = lora_scale_of(call.get("cross_attention_kwargs"))
         source = source_of(self.pipe, video, config.num_frames)
         kept, second = self.texts and self.texts.get, (prompt_2, negative_prompt_2)
         request = Request(

@@ -21,8 +21,9 @@ from jaxtyping import config
 from PIL import Image
 
 from tests import tiny_models
-from zs2 import ZS2Sampler
+from zs2 import ZS2Sampler, dependency_noise, momentum_matrix
 from zs2.baselines import text2video_zero
+from zs2.config import ClipConfig
 
 SIDE = 2 * tiny_models.LATENT
 QUICK: dict[str, Any] = {"num_inference_steps": 2, "num_frames": 3, "output_type": "latent"}
@@ -126,6 +127,10 @@ def test_numbers_of_numpy_and_torch_are_numbers(sampler: ZS2Sampler):
             {"clip_skip": 99},
             "clip_skip: expected 0 to 1, as the text encoder has 2 layers, found 99",
         ),
+        ({"negative_prompt": 5}, "negative_prompt: expected a text or None.*found 5"),
+        ({"negative_prompt": [["x"]]}, r"negative_prompt: expected a text or None.*found \[\['x'\]\]"),
+        ({"cross_attention_kwargs": [1]}, r"cross_attention_kwargs: expected a dict.*found \[1\]"),
+        ({"noise": "mixed", "alpha": "x"}, "alpha: expected a number, found 'x'"),
         ({"prompt": 3}, "prompt: expected a text, or a list of clips.*found 3"),
         ({"prompt": [None]}, "prompt: expected a text, or a list of clips"),
         ({"prompt": [[]]}, "prompt: expected a text, or a list of clips"),
@@ -147,6 +152,42 @@ def test_arrays_of_timesteps_and_sigmas(sampler: ZS2Sampler):
         own = sampler("a", **{name: values}, **run)
         for other in (np.array(values), torch.tensor(values)):
             assert same(own, sampler("a", **{name: other}, **run))
+
+
+def test_the_algorithm_takes_their_numbers_too():
+    """numpy's and torch's scalars and arrays are λ, μ and numbers of candidates of the functions that are
+    called without a sampler."""
+    wanted = momentum_matrix(0.5, 3)
+    theirs = (np.float32(0.5), torch.tensor(0.5), np.full(3, 0.5), torch.full((3,), 0.5))
+    for value in (*theirs, list(theirs[3])):
+        assert torch.equal(momentum_matrix(value, 3), wanted)
+        assert ClipConfig(3, momentum=value if value is theirs[0] else 0.5).momentums == (0.5,) * 3
+    wanted = drawn(kl_target=0.5)
+    for value in (*theirs[:2], np.full(2, 0.5), list(torch.full((2,), 0.5))):
+        assert torch.equal(drawn(kl_target=value), wanted)
+    assert torch.equal(drawn(kl_target=0.5, candidates=np.int64(1)), wanted)
+    with pytest.raises(ValueError, match=r"candidates: expected a whole number .* found 1\.5"):
+        drawn(candidates=1.5)
+    with pytest.raises(ValueError, match="kl_target: expected a number, found 'a'"):
+        drawn(kl_target="a")
+    with pytest.raises(ValueError, match=r"alpha: expected a number in \[0, 1\], found 'x'"):
+        ClipConfig(noise="mixed", alpha="x")
+
+
+def drawn(**arguments: Any) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return dependency_noise((4, 8, 8), 3, generator=generator, **arguments)[0]
+
+
+def test_lists_and_arrays_of_lambda(sampler: ZS2Sampler):
+    """A list of torch's numbers is one clip's λ, an array of two dimensions a row for each prompt."""
+    listed = sampler("a", seed=4, kl_target=list(torch.tensor([0.25, 0.5])), **QUICK)
+    assert same(listed, sampler("a", seed=4, kl_target=[0.25, 0.5], **QUICK))
+    rows = np.array([[0.25, 0.5], [0.5, 0.25]])
+    wanted = sampler(["a", "b"], seed=[4, 5], kl_target=rows.tolist(), **QUICK)
+    for value in (rows, torch.from_numpy(rows), list(rows)):
+        clips = sampler(["a", "b"], seed=[4, 5], kl_target=value, **QUICK)
+        assert all(same(*pair) for pair in zip(clips, wanted, strict=True))
 
 
 def test_copies_are_whole_under_text2video_zero(sampler: ZS2Sampler):

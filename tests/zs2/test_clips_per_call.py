@@ -170,7 +170,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "a generator": {"generator": torch.Generator()},
     "callback_on_step_end": {"callback_on_step_end": lambda *_: {}},
     "long_prompt='chunk'": {"long_prompt": "chunk"},
-    "prompt_embeds": {"prompt_embeds": torch.zeros(1, 77, 32), "prompt": None},
+    "prompt_embeds": {"prompt_embeds": torch.zeros(1, 16, 16), "prompt": None},
 }
 
 
