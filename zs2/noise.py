@@ -181,13 +181,16 @@ def dependency_noise(
         num_frames: n ≥ 1.
         kl_target: λ ≥ 0, one value or n−1 of them; 0 repeats the frame, ≥ √e ≈ 1.649 is i.i.d. noise.
         generator: the clip's own source of randomness; its device is the noise's.
+        solver: `expected`, `exact`, `search` or `algorithm1`.
         candidates: ≥ 1.
+        dtype: of the noise; α is found in float64 whatever it is.
 
     Returns:
         The noise and its trace (`trace.kl`, `trace.alpha`: one value per frame pair).
 
     Raises:
-        ValueError: for an unknown solver, a negative λ or a wrong number of them.
+        ValueError: an unknown solver, fewer than one frame or candidate, a λ that is no finite number
+            ≥ 0, or a wrong number of them.
     """
     one_of("solver", solver, tuple(SOLVERS))
     candidates = whole("candidates", candidates)
