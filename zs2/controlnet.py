@@ -25,7 +25,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from zs2.arguments import arguments_of
+from zs2.arguments import Pictures, arguments_of, is_one_clip, real, video_of
 from zs2.models import ModelError
 from zs2.segments import Segment
 
@@ -169,6 +169,65 @@ class ControlRun:
         total = len(self._schedule())
         begins, ends = self._step / total, (self._step + 1) / total
         return begins >= control.start and ends <= control.end
+
+
+def controls_of(
+    controlnet: Any,
+    frames: Pictures | Sequence[Pictures] | None,
+    settings: Mapping[str, Any],
+    num_frames: int,
+    *,
+    needed: bool,
+    editing: bool,
+) -> list[Control]:
+    """The sampler's ControlNets with the clips that guide them.
+
+    Args:
+        settings: fields of `Control`, each one value or one per ControlNet.
+        needed: the user's own pipeline is a ControlNet pipeline.
+
+    Raises:
+        ValueError: numbers of nets, clips, settings and frames that do not agree.
+    """
+    if frames is None:
+        if needed:
+            raise ValueError(
+                "conditioning_frames: expected the clip that guides the pipeline's ControlNet, found "
+                "none"
+            )
+        return []
+    if editing:
+        raise ValueError(
+            "conditioning_frames: expected none beside video, found both; leave one out"
+        )
+    if controlnet is None:
+        raise ValueError(
+            "conditioning_frames: expected a ControlNet to guide, found none; set the sampler's "
+            "`controlnet`"
+        )
+    nets = list(getattr(controlnet, "nets", _listed(controlnet)))
+    clips = [frames] if is_one_clip(frames) else _listed(frames)
+    columns = {"conditioning_frames": clips, **{k: _each(v, nets) for k, v in settings.items()}}
+    for name, found in columns.items():
+        if len(found) != len(nets):
+            raise ValueError(
+                f"{name}: expected {len(nets)}, one per ControlNet, found {len(found)}"
+            )
+    videos = [video_of("conditioning_frames", clip, num_frames) for clip in clips]
+    numbers = {
+        name: found if name == "guess_mode" else [real(name, value) for value in found]
+        for name, found in columns.items()
+        if name != "conditioning_frames"
+    }
+    return [Control(*guide) for guide in zip(nets, videos, *numbers.values(), strict=True)]
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _each(value: Any, nets: Sequence[Any]) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value] * len(nets)
 
 
 def check_fits(net: Any, unet: Any) -> None:

@@ -52,10 +52,11 @@ def denoising(
                 contexts.enter_context(momentum_attention(guide.net, state, f"controlnet.{i}."))
         if request.controls:
             guides = [replace(guide, frames=fine.own(guide.frames)) for guide in request.controls]
-            first = lambda: first_index(pipe.scheduler)
-            control = ControlRun(guides, *request.size, schedule, first)
+            control = ControlRun(
+                guides, *request.size, schedule, lambda: first_index(pipe.scheduler)
+            )
         if several and not is_compiled:  # compiled blocks project their texts themselves
-            is_held = request.call["callback_on_step_end"] is None
+            is_held = request.pipe_arguments["callback_on_step_end"] is None
             contexts.enter_context(text_attention(pipe.unet, state, is_held, apart=clips > 1))
         nets = [guide.net for guide in request.controls]
         taken = contexts.enter_context(shortcuts(SPEEDS[config.speed], pipe.unet, nets, schedule))

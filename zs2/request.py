@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zs2 import noise as noise_models
-from zs2.arguments import Pictures, Video, is_one_clip, is_sequence, per_frame, real, video_of, whole
+from zs2.arguments import Pictures, Video, is_sequence, per_frame, video_of, whole
 from zs2.conditions import TextEncoding
 from zs2.config import ClipConfig
 from zs2.controlnet import Control
@@ -55,9 +55,13 @@ class Request:
 
     Attributes:
         config: the clip, but for its λ.
-        call: arguments of the pipeline's own call.
-        embeds: given text embeddings, by their diffusers names.
+        pipe_arguments: of the pipeline's own call.
         text: how texts are encoded.
+        scheduler: a short name; None is the pipeline's own.
+        size: height and width in pixels.
+        embeds: given text embeddings, by their diffusers names.
+        latents: given initial noise.
+        video: the clip to edit.
         controls: ControlNets with their clips.
         in_between: k: frames a gap, its first one included.
         share: the part of the clip to sample; None is all of it.
@@ -70,7 +74,7 @@ class Request:
     """
 
     config: ClipConfig
-    call: dict[str, Any]
+    pipe_arguments: dict[str, Any]
     text: TextEncoding
     scheduler: str | None
     size: tuple[int, int]
@@ -83,8 +87,9 @@ class Request:
     clips_per_call: int = 1
 
     def __post_init__(self) -> None:
-        if self.call.get("timesteps") is None and self.call.get("sigmas") is None:
-            check_steps(self.scheduler, self.text.pipe.scheduler, self.call["num_inference_steps"])
+        arguments = self.pipe_arguments
+        if arguments.get("timesteps") is None and arguments.get("sigmas") is None:
+            check_steps(self.scheduler, self.text.pipe.scheduler, arguments["num_inference_steps"])
         if self.video is not None and self.config.speed != "exact":
             raise ValueError(
                 f"speed: expected exact with video, whose three-way guidance has no last copy to go on "
@@ -111,8 +116,8 @@ class Request:
         given |= {
             "in_between": self.in_between > 1,
             "a share of a clip": self.share is not None,
-            "callback_on_step_end": self.call.get("callback_on_step_end") is not None,
-            "ip_adapter_image": any(self.call.get(name) is not None for name in IP_ADAPTER),
+            "callback_on_step_end": arguments.get("callback_on_step_end") is not None,
+            "ip_adapter_image": any(arguments.get(name) is not None for name in IP_ADAPTER),
             "long_prompt='chunk'": self.text.long_prompt == "chunk",  # texts of different lengths
         }
         found = [name for name, is_given in given.items() if is_given]
@@ -197,7 +202,9 @@ def seeds_of(seed: Any, count: int, copies: int, generator: Any) -> Sequence[int
     several = isinstance(seed, Sequence) or getattr(seed, "ndim", 0) == 1
     given = list(seed) if several else [seed] * clips
     if len(given) != clips:
-        raise ValueError(f"seed: expected one number or one per prompt ({clips}), found {len(given)}")
+        raise ValueError(
+            f"seed: expected one number or one per prompt ({clips}), found {len(given)}"
+        )
     seeds = [whole("seed", first, least=0) + copy for first in given for copy in range(copies)]
     for value in seeds:
         if value >= SEED_LIMIT:
@@ -311,65 +318,6 @@ def source_of(pipe: Any, video: Pictures | None, num_frames: int) -> Video | Non
     return None if video is None else video_of("video", video, num_frames)
 
 
-def controls_of(
-    controlnet: Any,
-    frames: Pictures | Sequence[Pictures] | None,
-    settings: Mapping[str, Any],
-    num_frames: int,
-    *,
-    needed: bool,
-    editing: bool,
-) -> list[Control]:
-    """The sampler's ControlNets with the clips that guide them.
-
-    Args:
-        settings: fields of `Control`, each one value or one per ControlNet.
-        needed: the user's own pipeline is a ControlNet pipeline.
-
-    Raises:
-        ValueError: numbers of nets, clips, settings and frames that do not agree.
-    """
-    if frames is None:
-        if needed:
-            raise ValueError(
-                "conditioning_frames: expected the clip that guides the pipeline's ControlNet, found "
-                "none"
-            )
-        return []
-    if editing:
-        raise ValueError(
-            "conditioning_frames: expected none beside video, found both; leave one out"
-        )
-    if controlnet is None:
-        raise ValueError(
-            "conditioning_frames: expected a ControlNet to guide, found none; set the sampler's "
-            "`controlnet`"
-        )
-    nets = list(getattr(controlnet, "nets", _listed(controlnet)))
-    clips = [frames] if is_one_clip(frames) else _listed(frames)
-    columns = {"conditioning_frames": clips, **{k: _each(v, nets) for k, v in settings.items()}}
-    for name, found in columns.items():
-        if len(found) != len(nets):
-            raise ValueError(
-                f"{name}: expected {len(nets)}, one per ControlNet, found {len(found)}"
-            )
-    videos = [video_of("conditioning_frames", clip, num_frames) for clip in clips]
-    numbers = {
-        name: found if name == "guess_mode" else [real(name, value) for value in found]
-        for name, found in columns.items()
-        if name != "conditioning_frames"
-    }
-    return [Control(*guide) for guide in zip(nets, videos, *numbers.values(), strict=True)]
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _each(value: Any, nets: Sequence[Any]) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value] * len(nets)
-
-
 def draw_noise(
     config: ClipConfig, shape: tuple[int, int, int], generator: torch.Generator
 ) -> tuple[Float[Tensor, "frame channel h w"], NoiseTrace]:
@@ -400,7 +348,7 @@ def conditions_of(
         clip.prompts,
         fine.nearest(prompt_of),
         clip.negative_prompt,
-        request.call["guidance_scale"] > 1,
+        request.pipe_arguments["guidance_scale"] > 1,
         {k: fine.own(v) if len(v) == n else v for k, v in request.embeds.items()},
         texts,
     )
