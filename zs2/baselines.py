@@ -34,7 +34,9 @@ PER_FRAME = (*EMBEDS, "video")
 WHOLE_CLIPS = {"speed": DEFAULTS.speed, "clips_per_call": 1, "in_between": 1, "share": None}
 
 
-def iid(sampler: ZS2Sampler, prompt: str | Sequence[Prompt] | None, **kwargs: Any) -> Clip | list[Clip]:
+def iid(
+    sampler: ZS2Sampler, prompt: str | Sequence[Prompt] | None, **kwargs: Any
+) -> Clip | list[Clip]:
     """Frame by frame: independent noise, plain self-attention; each frame is the pipeline's own picture.
 
     With scheduler="ddim" this is the paper's DDIM (section 6). See `ZS2Sampler.__call__` for the rest.
@@ -107,6 +109,10 @@ def matched_mixed_alpha(kl_target: float) -> float:
     return max(0.0, 1 - kl_target / SQRT_E)
 
 
+@overload
+def text2video_zero(  # pyright: ignore[reportOverlappingOverload]  # narrower than what follows
+    sampler: ZS2Sampler, prompt: str | None, *, num_videos_per_prompt: int, **kwargs: Any
+) -> Clip | list[Clip]: ...
 @overload
 def text2video_zero(sampler: ZS2Sampler, prompt: str | None, **kwargs: Any) -> Clip: ...
 @overload
@@ -247,9 +253,9 @@ class _Run:
         settled = {"noise": "iid", "momentum": 1.0, "generator": generator, "latents": latents}
         call = {**call, **settled, "callback_on_step_end": callback}
         with part(steps):
-            if not prompts:  # prompt_embeds stand for them
-                return self.sampler(None, **call)
-            return self.sampler([list(prompts)], **call)[0]
+            # prompt_embeds stand for no prompts
+            clips = self.sampler([list(prompts)] if prompts else None, **call)
+        return clips[0] if isinstance(clips, list) else clips
 
 
 def _report(

@@ -14,7 +14,7 @@ def spread(
     Raises:
         ValueError: another number of them.
     """
-    if isinstance(value, Real):
+    if isinstance(value, int | float | Real):
         return (float(value),) * count
     if len(value) == 1:
         return (float(value[0]),) * count

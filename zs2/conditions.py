@@ -181,7 +181,9 @@ class TextEncoding:
     def _parts(self, name: str, text: str) -> list[str]:
         """The text in parts that are encoded one by one."""
         last = "_2" if self.has_pooled else ""
-        if any(getattr(self.pipe, part + last, None) is None for part in ("text_encoder", "tokenizer")):
+        if any(
+            getattr(self.pipe, part + last, None) is None for part in ("text_encoder", "tokenizer")
+        ):
             raise PromptError(
                 f"{name}: expected {name}_embeds, as the pipeline has no text encoder or no tokenizer, "
                 f"found {text!r} to encode; give them, or a pipeline that has both"

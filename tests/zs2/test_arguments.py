@@ -128,7 +128,10 @@ def test_numbers_of_numpy_and_torch_are_numbers(sampler: ZS2Sampler):
             "clip_skip: expected 0 to 1, as the text encoder has 2 layers, found 99",
         ),
         ({"negative_prompt": 5}, "negative_prompt: expected a text or None.*found 5"),
-        ({"negative_prompt": [["x"]]}, r"negative_prompt: expected a text or None.*found \[\['x'\]\]"),
+        (
+            {"negative_prompt": [["x"]]},
+            r"negative_prompt: expected a text or None.*found \[\['x'\]\]",
+        ),
         ({"cross_attention_kwargs": [1]}, r"cross_attention_kwargs: expected a dict.*found \[1\]"),
         ({"noise": "mixed", "alpha": "x"}, "alpha: expected a number, found 'x'"),
         ({"prompt": 3}, "prompt: expected a text, or a list of clips.*found 3"),
@@ -329,7 +332,9 @@ def test_other_things_than_pipelines(tiny_pipe: Any, tmp_path: Any):
         Perturbed(**parts, **plain),
     ]
     for pipe in (None, "zs2-mini", tiny_pipe.unet, *others):
-        wanted = f"pipe: expected a diffusers StableDiffusionPipeline.* found {type(pipe).__name__};"
+        wanted = (
+            f"pipe: expected a diffusers StableDiffusionPipeline.* found {type(pipe).__name__};"
+        )
         with pytest.raises(TypeError, match=wanted):
             ZS2Sampler(pipe)
 

@@ -309,7 +309,9 @@ def test_each_prompt_may_have_its_negative_prompt(sampler: ZS2Sampler):
         alone = text2video_zero(sampler, "a", negative_prompt=negative, seed=1, **run)
         assert torch.equal(clip.latents, alone.latents)
     assert not torch.equal(both[0].latents, both[1].latents)
-    with pytest.raises(ValueError, match=r"negative_prompt: expected one per prompt \(1\), found 2"):
+    with pytest.raises(
+        ValueError, match=r"negative_prompt: expected one per prompt \(1\), found 2"
+    ):
         text2video_zero(sampler, "a", negative_prompt=["x", "y"], **run)
 
 
@@ -320,9 +322,9 @@ def test_embeds_are_checked_before_frame_1_is_denoised(sampler: ZS2Sampler):
     calls: list[int] = []
     hook = sampler.pipe.unet.register_forward_pre_hook(lambda *_: calls.append(1))
     run = {"num_frames": 3, "seed": 1, "negative_prompt_embeds": unwanted, **LATENT}
-    with pytest.raises(ValueError, match="^prompt_embeds: expected a tensor of shape"):
+    with pytest.raises(ValueError, match=r"^prompt_embeds: expected a tensor of shape"):
         text2video_zero(sampler, None, prompt_embeds=torch.cat([tokens] * 2), **run)
-    with pytest.raises(ValueError, match="^prompt: expected none beside prompt_embeds"):
+    with pytest.raises(ValueError, match=r"^prompt: expected none beside prompt_embeds"):
         text2video_zero(sampler, "b", prompt_embeds=tokens, **run)
     hook.remove()
     assert not calls
@@ -584,8 +586,14 @@ def test_latents_are_frame_ones_noise(sampler: ZS2Sampler):
         ({"seed": -1}, "seed: expected a whole number of at least 0"),
         ({"seed": 1, "generator": torch.Generator()}, "expected seed or generator, found both"),
         ({"num_frames": 0}, "num_frames: expected a whole number of at least 1"),
-        ({"num_videos_per_prompt": 0}, "num_videos_per_prompt: expected a whole number of at least 1"),
-        ({"clips_per_call": 2, "seed": 1}, "clips_per_call: expected 1, as Text2Video-Zero .* found 2"),
+        (
+            {"num_videos_per_prompt": 0},
+            "num_videos_per_prompt: expected a whole number of at least 1",
+        ),
+        (
+            {"clips_per_call": 2, "seed": 1},
+            "clips_per_call: expected 1, as Text2Video-Zero .* found 2",
+        ),
         ({"in_between": 2}, "in_between: expected 1, as Text2Video-Zero denoises"),
         ({"share": 5}, "share: expected None, as Text2Video-Zero denoises"),
         ({"speed": "fast"}, "speed: expected exact, as Text2Video-Zero denoises"),

@@ -184,7 +184,9 @@ def test_what_one_clip_has_to_itself_is_refused(sampler: ZS2Sampler, name: str):
 
 def test_numbers_that_do_not_agree(sampler: ZS2Sampler):
     """One negative prompt and one λ for all clips, or as many as clips."""
-    with pytest.raises(ValueError, match=r"negative_prompt: expected one per prompt \(2\), found 3"):
+    with pytest.raises(
+        ValueError, match=r"negative_prompt: expected one per prompt \(2\), found 3"
+    ):
         sampler(["a", "b"], negative_prompt=["x", "y", "z"], **RUN)
     with pytest.raises(ValueError, match=r"kl_target: expected one per prompt \(2\), found 3"):
         sampler(["a", "b"], kl_target=[[0.1], [0.1], [0.1]], **RUN)

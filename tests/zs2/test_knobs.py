@@ -116,7 +116,7 @@ def test_a_text_beside_its_embeds(sampler: ZS2Sampler):
     for name in ("prompt", "negative_prompt"):
         with pytest.raises(ValueError, match=f"^{name}: expected none beside {name}_embeds"):
             three_frames(sampler, **{"prompt": None, **given, name: "a"})
-    with pytest.raises(ValueError, match="^prompt: expected none beside prompt_embeds"):
+    with pytest.raises(ValueError, match=r"^prompt: expected none beside prompt_embeds"):
         sampler([["", "a"]], num_frames=2, segment_frames=1, **given, **LATENT)
     both = three_frames(sampler, prompt=None, **given)
     assert torch.equal(three_frames(sampler, prompt="", negative_prompt="", **given), both)
@@ -154,13 +154,19 @@ def test_a_pipeline_without_text_encoders(sampler: ZS2Sampler):
     for long_prompt in ("truncate", "fail"):
         run = {"prompt": None, "long_prompt": long_prompt}
         assert torch.equal(three_frames(sampler, **run, **given), wanted)
-        assert torch.equal(one_frame(sampler, **run, **given), plain(sampler.pipe, prompt=None, **given))
-        with pytest.raises(ValueError, match="^prompt: expected prompt_embeds, as .* found 'a star'"):
+        assert torch.equal(
+            one_frame(sampler, **run, **given), plain(sampler.pipe, prompt=None, **given)
+        )
+        with pytest.raises(
+            ValueError, match=r"^prompt: expected prompt_embeds, as .* found 'a star'"
+        ):
             three_frames(sampler, long_prompt=long_prompt)
     if xl:
         assert torch.equal(three_frames(sampler, prompt=None, **positive), alone)
     else:
-        with pytest.raises(ValueError, match="^negative_prompt: expected negative_prompt_embeds, as"):
+        with pytest.raises(
+            ValueError, match=r"^negative_prompt: expected negative_prompt_embeds, as"
+        ):
             three_frames(sampler, prompt=None, **positive)
 
 
