@@ -26,6 +26,12 @@ OTHER_NAMES = {
 }
 
 
+def arguments_of(pipe_class: type) -> set[str]:
+    """Names that a pipeline's own call takes: its class's, and those of the classes it is made of."""
+    calls = (kind.__dict__.get("__call__") for kind in pipe_class.__mro__)
+    return {name for call in calls if call for name in inspect.signature(call).parameters}
+
+
 def check_names(pipe_class: type, own: Iterable[str], given: Iterable[str]) -> None:
     """See that every argument for the pipeline's own call is one that it has.
 
@@ -34,8 +40,7 @@ def check_names(pipe_class: type, own: Iterable[str], given: Iterable[str]) -> N
     Raises:
         TypeError: naming the nearest argument.
     """
-    calls = (kind.__dict__.get("__call__") for kind in pipe_class.__mro__)
-    has = {name for call in calls if call for name in inspect.signature(call).parameters}
+    has = arguments_of(pipe_class)
     for name in given:
         if name in has and name not in OTHER_NAMES:
             continue
@@ -87,6 +92,11 @@ def per_frame(name: str, value: Any) -> float | tuple[float, ...]:
     if isinstance(value, str) or not hasattr(value, "__len__") or getattr(value, "ndim", 1) == 0:
         return real(name, value)
     return tuple(real(name, item) for item in value)
+
+
+def is_sequence(value: Any) -> bool:
+    """Whether a value is several things, not a text."""
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def is_one_clip(value: Any) -> bool:

@@ -18,6 +18,9 @@ from diffusers.models.attention_processor import AttnProcessor2_0, FusedAttnProc
 from jaxtyping import Float
 from torch import Tensor
 
+from zs2.arguments import per_frame
+from zs2.checks import in_range, spread
+
 
 def momentum_matrix(
     momentum: float | Sequence[float], num_frames: int
@@ -32,16 +35,8 @@ def momentum_matrix(
     Raises:
         ValueError: for μ outside [0, 1] or a wrong number of them.
     """
-    values = [momentum] if isinstance(momentum, int | float) else list(momentum)
-    if len(values) == 1:
-        values = values * num_frames
-    if len(values) != num_frames:
-        raise ValueError(
-            f"momentum: expected one number or num_frames = {num_frames} of them, "
-            f"found {len(values)}"
-        )
-    if not all(0 <= value <= 1 for value in values):
-        raise ValueError(f"momentum: expected numbers in [0, 1], found {momentum}")
+    values = spread("momentum", per_frame("momentum", momentum), num_frames, "num_frames")
+    in_range("momentum", values, 0.0, 1.0)
     M = torch.zeros(num_frames, num_frames, dtype=torch.float64)
     for i, mu in enumerate(values):
         if i == 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zs2.arguments import is_one_clip, whole
+from zs2.arguments import is_one_clip, real, whole
 from zs2.clip import Clip
-from zs2.conditions import EMBEDS
+from zs2.conditions import EMBEDS, given_embeds
 from zs2.config import DEFAULTS, ClipConfig
 from zs2.noise import SQRT_E
-from zs2.request import Prompt, generator_of, seeds_of, storyboards_of
+from zs2.request import OwnPart, Prompt, generator_of, own_parts, seeds_of, storyboards_of
 from zs2.sampler import ZS2Sampler
 from zs2.schedulers import Part, part, step_index
 
@@ -30,19 +30,27 @@ PAPER_STEPS, WARP_STEP, START_STEP = 50, 5, 2
 MOTION_FIELD_SIZE = 512  # pixels a side of the picture that motion strengths are measured in
 SETTLED = ("noise", "alpha", "kl_target", "solver", "noise_candidates", "momentum", "chain")
 PER_FRAME = (*EMBEDS, "video")
+# What does not go with a clip that is denoised in parts, and what is no change of it.
+WHOLE_CLIPS = {"speed": DEFAULTS.speed, "clips_per_call": 1, "in_between": 1, "share": None}
 
 
-def iid(sampler: ZS2Sampler, prompt: str | list[Prompt] | None, **kwargs: Any) -> Clip | list[Clip]:
+def iid(
+    sampler: ZS2Sampler, prompt: str | Sequence[Prompt] | None, **kwargs: Any
+) -> Clip | list[Clip]:
     """Frame by frame: independent noise, plain self-attention; each frame is the pipeline's own picture.
 
     With scheduler="ddim" this is the paper's DDIM (section 6). See `ZS2Sampler.__call__` for the rest.
+
+    Raises:
+        ValueError: noise or momentum, which are settled here.
     """
+    _check_settled("iid", ("noise", "momentum"), kwargs)
     return sampler(prompt, noise="iid", momentum=0.0, **kwargs)
 
 
 def mixed(
     sampler: ZS2Sampler,
-    prompt: str | list[Prompt] | None,
+    prompt: str | Sequence[Prompt] | None,
     *,
     alpha: float,
     momentum: float | Sequence[float] = 0.0,
@@ -52,12 +60,13 @@ def mixed(
 
     For the λ of a ZS² clip beside it, `matched_mixed_alpha`.
     """
+    _check_settled("mixed", ("noise",), kwargs)
     return sampler(prompt, noise="mixed", alpha=alpha, momentum=momentum, **kwargs)
 
 
 def progressive(
     sampler: ZS2Sampler,
-    prompt: str | list[Prompt] | None,
+    prompt: str | Sequence[Prompt] | None,
     *,
     alpha: float,
     momentum: float | Sequence[float] = 0.0,
@@ -68,7 +77,14 @@ def progressive(
     For the λ of a ZS² clip beside it, `matched_progressive_alpha`: at that α and the same μ this *is* ZS²
     with its default solver.
     """
+    _check_settled("progressive", ("noise",), kwargs)
     return sampler(prompt, noise="progressive", alpha=alpha, momentum=momentum, **kwargs)
+
+
+def _check_settled(baseline: str, settled: Sequence[str], given: Mapping[str, Any]) -> None:
+    for name in settled:
+        if name in given:
+            raise ValueError(f"{name}: expected none, as {baseline} settles it; leave it out")
 
 
 def matched_progressive_alpha(kl_target: float) -> float:
@@ -94,13 +110,18 @@ def matched_mixed_alpha(kl_target: float) -> float:
 
 
 @overload
+def text2video_zero(  # pyright: ignore[reportOverlappingOverload]  # narrower than what follows
+    sampler: ZS2Sampler, prompt: str | None, *, num_videos_per_prompt: int, **kwargs: Any
+) -> Clip | list[Clip]: ...
+@overload
 def text2video_zero(sampler: ZS2Sampler, prompt: str | None, **kwargs: Any) -> Clip: ...
 @overload
-def text2video_zero(sampler: ZS2Sampler, prompt: list[Prompt], **kwargs: Any) -> list[Clip]: ...
+def text2video_zero(sampler: ZS2Sampler, prompt: Sequence[Prompt], **kwargs: Any) -> list[Clip]: ...
 def text2video_zero(
     sampler: ZS2Sampler,
-    prompt: str | list[Prompt] | None,
+    prompt: str | Sequence[Prompt] | None,
     *,
+    negative_prompt: str | Sequence[str | None] | None = None,
     motion_field_strength_x: float = 12.0,
     motion_field_strength_y: float = 12.0,
     t0: int | None = None,
@@ -139,38 +160,43 @@ def text2video_zero(
     Raises:
         ValueError: for an argument out of its range, with what was expected and found.
     """
-    for name in SETTLED:
-        if name in kwargs:
-            raise ValueError(f"{name}: expected none, as Text2Video-Zero settles it; leave it out")
-    if kwargs.get("speed", DEFAULTS.speed) != DEFAULTS.speed:
-        raise ValueError(
-            f"speed: expected {DEFAULTS.speed}, as Text2Video-Zero denoises in parts, found "
-            f"{kwargs['speed']!r}; leave it out"
-        )
-    if seed is not None and generator is not None:
-        raise ValueError("expected seed or generator, found both; leave one out")
+    _check_settled("Text2Video-Zero", SETTLED, kwargs)
+    for name, plain in WHOLE_CLIPS.items():
+        if kwargs.get(name, plain) != plain:
+            raise ValueError(
+                f"{name}: expected {plain}, as Text2Video-Zero denoises clip by clip and in parts, "
+                f"found {kwargs[name]!r}; leave it out"
+            )
     steps = sampler.defaults.num_inference_steps
     if num_inference_steps is not None:
         steps = whole("num_inference_steps", num_inference_steps)
     num_frames = whole("num_frames", num_frames)
     config = ClipConfig(num_frames, kwargs.get("segment_frames"))
+    copies = whole("num_videos_per_prompt", num_videos_per_prompt)
     begin, warp = begin_and_warp(steps, t0, t1)
+    texts = {"prompt": prompt, "negative_prompt": negative_prompt}
+    texts |= {name: kwargs.get(name) for name in ("prompt_2", "negative_prompt_2")}
+    embeds = given_embeds(sampler.pipe, kwargs, num_frames, texts)
     run = _Run(
         sampler,
         config,
-        {**kwargs, "num_inference_steps": steps},
+        {**kwargs, **embeds, "num_inference_steps": steps},
         begin,
         warp,
-        (motion_field_strength_x, motion_field_strength_y),
+        (
+            real("motion_field_strength_x", motion_field_strength_x),
+            real("motion_field_strength_y", motion_field_strength_y),
+        ),
     )
-    embeds = {name: kwargs[name] for name in EMBEDS if kwargs.get(name) is not None}
-    storyboards = storyboards_of(prompt, embeds, num_videos_per_prompt)
-    seeds = seeds_of(seed, len(storyboards), num_videos_per_prompt, generator)
+    storyboards = storyboards_of(prompt, embeds, copies)
+    seeds = seeds_of(seed, len(storyboards), copies, generator)
+    own = own_parts(config, storyboards, copies, config.kl_target, negative_prompt, seeds)
     clips = [
-        replace(run.clip(storyboard, generator_of(own, generator), latents), seed=own)
-        for storyboard, own in zip(storyboards, seeds, strict=True)
+        replace(run.clip(each, generator_of(each.seed, generator), latents), seed=each.seed)
+        for each in own
     ]
-    return clips if isinstance(prompt, list) or num_videos_per_prompt > 1 else clips[0]
+    several = not isinstance(prompt, str | None) or copies > 1
+    return clips if several else clips[0]
 
 
 @dataclass(frozen=True)
@@ -184,13 +210,13 @@ class _Run:
     warp: int
     strength: tuple[float, float]
 
-    def clip(
-        self, prompts: tuple[str, ...], generator: torch.Generator, latents: Tensor | None
-    ) -> Clip:
+    def clip(self, own: OwnPart, generator: torch.Generator, latents: Tensor | None) -> Clip:
+        prompts = own.prompts
         if prompts:
             self.config.frame_prompts(prompts)  # their number is checked before frame 1 is denoised
         head, n = prompts[:1], self.config.num_frames
-        first = {**_first_frame(self.call), "num_frames": 1, "output_type": "latent"}
+        call = {**self.call, "negative_prompt": own.negative_prompt}
+        first = {**_first_frame(call), "num_frames": 1, "output_type": "latent"}
         to_t1 = Part(0, self.begin)
         x_t1 = self._denoise(to_t1, head, generator, latents, first).latents
         paused: Any = to_t1.scheduler
@@ -207,7 +233,7 @@ class _Run:
             prompts,
             generator,
             torch.cat([x_t1.float(), noised]),
-            {**self.call, "num_frames": n},
+            {**call, "num_frames": n},
         )
 
     def _denoise(
@@ -227,9 +253,9 @@ class _Run:
         settled = {"noise": "iid", "momentum": 1.0, "generator": generator, "latents": latents}
         call = {**call, **settled, "callback_on_step_end": callback}
         with part(steps):
-            if not prompts:  # prompt_embeds stand for them
-                return self.sampler(None, **call)
-            return self.sampler([list(prompts)], **call)[0]
+            # prompt_embeds stand for no prompts
+            clips = self.sampler([list(prompts)] if prompts else None, **call)
+        return clips[0] if isinstance(clips, list) else clips
 
 
 def _report(

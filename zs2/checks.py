@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 
 def spread(
@@ -13,7 +14,7 @@ def spread(
     Raises:
         ValueError: another number of them.
     """
-    if isinstance(value, int | float):
+    if isinstance(value, int | float | Real):
         return (float(value),) * count
     if len(value) == 1:
         return (float(value[0]),) * count
@@ -39,6 +40,7 @@ def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 def in_range(name: str, values: tuple[float, ...], low: float, high: float) -> None:
     """Raise ValueError unless all are finite and low ≤ value ≤ high."""
     for value in values:
-        if not (low <= value <= high and math.isfinite(value)):
+        is_number = isinstance(value, Real) and math.isfinite(value)
+        if not (is_number and low <= value <= high):
             wanted = f"a number in [{low:g}, {high:g}]" if math.isfinite(high) else f"≥ {low:g}"
-            raise ValueError(f"{name}: expected {wanted}, found {value}")
+            raise ValueError(f"{name}: expected {wanted}, found {value!r}")

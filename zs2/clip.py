@@ -13,7 +13,7 @@ from torch import Tensor
 from zs2.noise import NoiseTrace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clip:
     """One sampled clip.
 

@@ -82,22 +82,26 @@ class TextEncoding:
         self.kept = kept
         own = (getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2"))
         self.tokenizers = [tokenizer for tokenizer in own if tokenizer is not None]
-        self.has_pooled = getattr(pipe, "text_encoder_2", None) is not None
+        self.has_pooled = hasattr(pipe, "text_encoder_2")
         self.second = second
         if any(second) and (not self.has_pooled or long_prompt == "chunk"):
             raise ValueError(
                 "prompt_2, negative_prompt_2: expected none without a second text encoder or with "
                 f"long_prompt='chunk', found {second}"
             )
-        layers = min(
-            getattr(pipe, name).config.num_hidden_layers
+        if clip_skip is not None:
+            self._check_clip_skip(clip_skip)
+
+    def _check_clip_skip(self, clip_skip: int) -> None:
+        layers = [
+            getattr(self.pipe, name).config.num_hidden_layers
             for name in ("text_encoder", "text_encoder_2")
-            if getattr(pipe, name, None) is not None
-        )
-        if clip_skip is not None and not 0 <= clip_skip < layers:
+            if getattr(self.pipe, name, None) is not None
+        ]
+        if layers and not 0 <= clip_skip < min(layers):
             raise ValueError(
-                f"clip_skip: expected 0 to {layers - 1}, as the text encoder has {layers} layers, "
-                f"found {clip_skip}"
+                f"clip_skip: expected 0 to {min(layers) - 1}, as the text encoder has {min(layers)} "
+                f"layers, found {clip_skip}"
             )
 
     def conditions(
@@ -122,16 +126,20 @@ class TextEncoding:
             PromptError: too long a prompt with long_prompt="fail".
             ValueError: given embeddings of a wrong shape.
         """
-        is_zero = negative_prompt is self.second[1] is None and self.pipe.config.get(
-            "force_zeros_for_empty_prompt"
-        )
+        positive = _encoded("", given)
+        negative = _encoded("negative_", given) if guided else None
+        is_zero = negative_prompt is None and self.pipe.config.get("force_zeros_for_empty_prompt")
+        if guided and negative is None and is_zero and self.second[1] is not None:
+            raise ValueError(
+                "negative_prompt_2: expected beside a negative_prompt, as this model has zeros where "
+                "there is none, found alone; give both, negative_prompt may be empty"
+            )
         unwanted = negative_prompt or ""
-        named = {"negative_prompt": unwanted} if guided else {}
-        parts = {text: self._parts("prompt", text) for text in prompts}
-        parts |= {text: self._parts(name, text) for name, text in named.items()}
+        parts = {} if positive else {text: self._parts("prompt", text) for text in prompts}
+        if guided and negative is None and not is_zero:
+            parts |= {unwanted: self._parts("negative_prompt", unwanted)}
         most = max((len(pieces) for pieces in parts.values()), default=1)
         num_frames, own = len(frame_prompt), frame_prompt
-        positive = _given("prompt_embeds", "pooled_prompt_embeds", given, self.has_pooled)
         if positive is None:
             texts = list(dict.fromkeys(prompts))
             second, skip = self.second[0], self.clip_skip
@@ -139,21 +147,25 @@ class TextEncoding:
             positive = encoded
             own = [texts.index(prompts[i]) for i in frame_prompt]
         else:
-            most = max(1, positive.tokens.shape[1] // self.limit)
-            own = _rows_of("prompt_embeds", positive, num_frames)
+            own = _rows_of(positive, num_frames)
         conditions = _named("", positive, own, table)
         if not guided:
             return conditions
-        negative = _given(
-            "negative_prompt_embeds", "negative_pooled_prompt_embeds", given, self.has_pooled
-        )
         if negative is not None:
-            own = _rows_of("negative_prompt_embeds", negative, num_frames)
+            own = _rows_of(negative, num_frames)
         elif is_zero:
             negative = positive.zeros()
         else:
+            if "prompt_embeds" in given:
+                most = max(1, positive.tokens.shape[1] // self.limit)
             negative = self._encode(parts[unwanted], most, None, self.second[1])
             own = [0] * num_frames
+        found, wanted = negative.tokens.shape[1], positive.tokens.shape[1]
+        if found != wanted:
+            raise ValueError(
+                f"negative_prompt_embeds: expected as many tokens as the prompt has, {wanted}, found "
+                f"{found}; give prompt_embeds and negative_prompt_embeds of one length"
+            )
         return conditions | _named("negative_", negative, own, table)
 
     @property
@@ -168,6 +180,14 @@ class TextEncoding:
 
     def _parts(self, name: str, text: str) -> list[str]:
         """The text in parts that are encoded one by one."""
+        last = "_2" if self.has_pooled else ""
+        if any(
+            getattr(self.pipe, part + last, None) is None for part in ("text_encoder", "tokenizer")
+        ):
+            raise PromptError(
+                f"{name}: expected {name}_embeds, as the pipeline has no text encoder or no tokenizer, "
+                f"found {text!r} to encode; give them, or a pipeline that has both"
+            )
         if self.long_prompt == "truncate" or self.length(text) <= self.limit:
             return [text]
         if self.long_prompt == "chunk":
@@ -221,6 +241,71 @@ class TextEncoding:
             return Encoded(own(text, pipe._execution_device, 1, False, **options)[0], None)
 
 
+def given_embeds(
+    pipe: Any, given: Mapping[str, Any], num_frames: int, texts: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """Those of `EMBEDS` that are given, in the UNet's dtype and on the pipeline's device.
+
+    Args:
+        given: arguments of a call; tensors of one row, or of one a frame.
+        texts: the call's texts, by their arguments' names.
+
+    Returns:
+        Tokens and pooled condition of a text with as many rows as each other.
+
+    Raises:
+        ValueError: no tensor, another shape, one of the two without the other, or a text beside them.
+    """
+    kinds = ("", "pooled_") if hasattr(pipe, "text_encoder_2") else ("",)
+    embeds: dict[str, Tensor] = {}
+    for prefix in ("", "negative_"):
+        names = [f"{prefix}{kind}prompt_embeds" for kind in kinds]
+        found = {name: given[name] for name in names if given.get(name) is not None}
+        if 0 < len(found) < len(names):
+            there = next(iter(found))
+            missing = names[names[0] == there]
+            raise ValueError(f"{missing}: expected beside {there} for this model, found none")
+        for name, value in found.items():
+            _check_embeds(name, value, num_frames, pipe.unet.config)
+        rows = max((len(value) for value in found.values()), default=0)
+        for name, value in found.items():
+            moved = value.to(pipe._execution_device, pipe.unet.dtype)
+            embeds[name] = moved.expand(rows, *moved.shape[1:])
+        for name in (f"{prefix}prompt", f"{prefix}prompt_2"):
+            if found and _has_text(texts.get(name)):
+                raise ValueError(
+                    f"{name}: expected none beside {names[0]}, found both; leave one out"
+                )
+    return embeds
+
+
+def _check_embeds(name: str, value: Any, num_frames: int, unet: Any) -> None:
+    """See that embeddings have a row, or one a frame, of the width that this UNet reads."""
+    if "pooled" in name:  # beside SDXL's, six numbers of the picture's size are embedded
+        width = unet.projection_class_embeddings_input_dim - 6 * unet.addition_time_embed_dim
+        inner = f"{width}"
+    else:
+        width = unet.get("encoder_hid_dim") or unet.cross_attention_dim
+        inner = f"token, {width}"
+    shape = tuple(np.shape(value))
+    ndim = 2 + inner.count(",")
+    if (
+        not isinstance(value, Tensor)
+        or len(shape) != ndim
+        or shape[0] not in (1, num_frames)
+        or shape[-1] != width
+    ):
+        raise ValueError(
+            f"{name}: expected a tensor of shape (1, {inner}) or ({num_frames}, {inner}), found "
+            f"{type(value).__name__} of shape {shape}"
+        )
+
+
+def _has_text(value: Any) -> bool:
+    """Whether there is a text in a prompt, or in one of a list of them; an empty one is none."""
+    return bool(value) if isinstance(value, str) else any(map(_has_text, value or ()))
+
+
 @torch.no_grad()
 def source_latents(
     pipe: Any, video: UInt8[np.ndarray, "frame height width 3"], height: int, width: int
@@ -265,23 +350,15 @@ def _named(
     return named
 
 
-def _given(
-    name: str, pooled_name: str, given: Mapping[str, Tensor], has_pooled: bool
-) -> Encoded | None:
-    if name not in given:
+def _encoded(prefix: str, given: Mapping[str, Tensor]) -> Encoded | None:
+    tokens = given.get(f"{prefix}prompt_embeds")
+    if tokens is None:
         return None
-    if has_pooled and pooled_name not in given:
-        raise ValueError(f"{pooled_name}: expected beside {name} for this model, found none")
-    return Encoded(given[name], given.get(pooled_name))
+    return Encoded(tokens, given.get(f"{prefix}pooled_prompt_embeds"))
 
 
-def _rows_of(name: str, encoded: Encoded, num_frames: int) -> list[int]:
+def _rows_of(encoded: Encoded, num_frames: int) -> list[int]:
     """Of given embeddings, the row of each frame."""
-    if len(encoded.tokens) not in (1, num_frames) or encoded.tokens.ndim != 3:
-        raise ValueError(
-            f"{name}: expected shape (1, token, feature) or ({num_frames}, token, feature), "
-            f"found {tuple(encoded.tokens.shape)}"
-        )
     return [0] * num_frames if len(encoded.tokens) == 1 else list(range(num_frames))
 
 

@@ -66,8 +66,8 @@ class ClipConfig:
                 f"alpha: expected a value for noise='mixed' and 'progressive' only, "
                 f"found alpha={self.alpha} with noise={self.noise!r}"
             )
-        if self.alpha is not None and not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha: expected a number in [0, 1], found {self.alpha}")
+        if self.alpha is not None:
+            in_range("alpha", (self.alpha,), 0.0, 1.0)
         in_range("kl_target", self.kl_targets, 0.0, math.inf)
         in_range("momentum", self.momentums, 0.0, 1.0)
 

@@ -7,18 +7,25 @@ pipeline itself stays a text-to-image pipeline and knows nothing of it.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    ControlNetUnionModel,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLPipeline,
+)
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from zs2.arguments import Pictures, arguments_of, is_one_clip, real, video_of
 from zs2.models import ModelError
 from zs2.segments import Segment
 
@@ -26,6 +33,15 @@ ADDED_CONDITIONS = (
     "text_embeds",
     "time_ids",
 )  # SDXL's; an IP-Adapter's picture is the UNet's alone
+PIPELINES = (
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionInstructPix2PixPipeline,
+)
+# Arguments of calls that begin with a picture, or that give attention processors of their own.
+OTHERS = {"strength", "mask_image", "pag_scale"}
 
 
 @dataclass(frozen=True)
@@ -65,6 +81,7 @@ class ControlRun:
         controls: whose residuals are added up.
         height, width: pixels of the clip.
         schedule: the timesteps of the scheduler at work.
+        first: of these, the one that the first UNet call is for.
     """
 
     def __init__(
@@ -73,15 +90,17 @@ class ControlRun:
         height: int,
         width: int,
         schedule: Callable[[], Sequence[Any]],
+        first: Callable[[], int] = lambda: 0,
     ) -> None:
         self.controls = controls
         self._pictures = [_scaled(control.frames, height, width) for control in controls]
         self._schedule = schedule
-        self._step = -1
+        self._first = first
+        self._step: int | None = None
 
     def next_step(self) -> None:
         """The UNet is about to be called for the next timestep."""
-        self._step += 1
+        self._step = self._first() if self._step is None else self._step + 1
 
     def residuals(
         self,
@@ -146,17 +165,83 @@ class ControlRun:
         return list(down), mid
 
     def _has_a_say(self, control: Control) -> bool:
+        assert self._step is not None, "asked before the UNet is"
         total = len(self._schedule())
         begins, ends = self._step / total, (self._step + 1) / total
         return begins >= control.start and ends <= control.end
+
+
+def controls_of(
+    controlnet: Any,
+    frames: Pictures | Sequence[Pictures] | None,
+    settings: Mapping[str, Any],
+    num_frames: int,
+    *,
+    needed: bool,
+    editing: bool,
+) -> list[Control]:
+    """The sampler's ControlNets with the clips that guide them.
+
+    Args:
+        settings: fields of `Control`, each one value or one per ControlNet.
+        needed: the user's own pipeline is a ControlNet pipeline.
+
+    Raises:
+        ValueError: numbers of nets, clips, settings and frames that do not agree.
+    """
+    if frames is None:
+        if needed:
+            raise ValueError(
+                "conditioning_frames: expected the clip that guides the pipeline's ControlNet, found "
+                "none"
+            )
+        return []
+    if editing:
+        raise ValueError(
+            "conditioning_frames: expected none beside video, found both; leave one out"
+        )
+    if controlnet is None:
+        raise ValueError(
+            "conditioning_frames: expected a ControlNet to guide, found none; set the sampler's "
+            "`controlnet`"
+        )
+    nets = list(getattr(controlnet, "nets", _listed(controlnet)))
+    clips = [frames] if is_one_clip(frames) else _listed(frames)
+    columns = {"conditioning_frames": clips, **{k: _each(v, nets) for k, v in settings.items()}}
+    for name, found in columns.items():
+        if len(found) != len(nets):
+            raise ValueError(
+                f"{name}: expected {len(nets)}, one per ControlNet, found {len(found)}"
+            )
+    videos = [video_of("conditioning_frames", clip, num_frames) for clip in clips]
+    numbers = {
+        name: found if name == "guess_mode" else [real(name, value) for value in found]
+        for name, found in columns.items()
+        if name != "conditioning_frames"
+    }
+    return [Control(*guide) for guide in zip(nets, videos, *numbers.values(), strict=True)]
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _each(value: Any, nets: Sequence[Any]) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value] * len(nets)
 
 
 def check_fits(net: Any, unet: Any) -> None:
     """See that a ControlNet was made for a checkpoint of this family.
 
     Raises:
-        ModelError: its text is of another width, or its added conditions are others.
+        ModelError: its text is of another width, its added conditions are others, or it is a union of
+            ControlNets, which wants to be told which of them is meant.
     """
+    if isinstance(net, ControlNetUnionModel):
+        raise ModelError(
+            "controlnet: expected a ControlNetModel, found a ControlNetUnionModel; name a ControlNet "
+            "of one kind of guide"
+        )
     traits = ("cross_attention_dim", "addition_embed_type")
     wanted, found = ([model.config.get(trait) for trait in traits] for model in (unet, net))
     if wanted != found:
@@ -171,14 +256,12 @@ def check_fits(net: Any, unet: Any) -> None:
 
 
 def check_pipeline(pipe: Any) -> None:
-    """See that a pipeline makes pictures from text (or edits them) with a UNet in latents.
+    """See that a pipeline is one of the families that are sampled as ZS² does, or a subclass.
 
     Raises:
-        TypeError: one that starts from a picture, or no pipeline at all.
+        TypeError: any other, or no pipeline at all.
     """
-    takes = inspect.signature(type(pipe).__call__).parameters if callable(pipe) else {}
-    is_whole = all(hasattr(pipe, part) for part in ("unet", "vae", "scheduler", "components"))
-    if not is_whole or {"strength", "mask_image"} & takes.keys():
+    if not isinstance(pipe, PIPELINES) or OTHERS & arguments_of(type(pipe)):
         raise TypeError(
             "pipe: expected a diffusers StableDiffusionPipeline, StableDiffusionXLPipeline, either's "
             "ControlNet pipeline, or StableDiffusionInstructPix2PixPipeline, found "

@@ -15,7 +15,7 @@ from zs2.in_between import FineClip
 from zs2.per_frame import Texts
 from zs2.request import Request
 from zs2.reuse import shortcuts
-from zs2.schedulers import StepNoise, scheduling
+from zs2.schedulers import StepNoise, first_index, scheduling
 from zs2.segments import segmented
 from zs2.speed import SPEEDS
 from zs2.text_attention import text_attention
@@ -52,9 +52,11 @@ def denoising(
                 contexts.enter_context(momentum_attention(guide.net, state, f"controlnet.{i}."))
         if request.controls:
             guides = [replace(guide, frames=fine.own(guide.frames)) for guide in request.controls]
-            control = ControlRun(guides, *request.size, schedule)
+            control = ControlRun(
+                guides, *request.size, schedule, lambda: first_index(pipe.scheduler)
+            )
         if several and not is_compiled:  # compiled blocks project their texts themselves
-            is_held = request.call["callback_on_step_end"] is None
+            is_held = request.pipe_arguments["callback_on_step_end"] is None
             contexts.enter_context(text_attention(pipe.unet, state, is_held, apart=clips > 1))
         nets = [guide.net for guide in request.controls]
         taken = contexts.enter_context(shortcuts(SPEEDS[config.speed], pipe.unet, nets, schedule))

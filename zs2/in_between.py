@@ -2,9 +2,10 @@
 
 A frame at time i + t, 0 < t < 1, starts from a noise on the arc between ε^i and ε^{i+1}, which keeps it
 N(0, I), and has a momentum state between theirs: K̈^{i+t} = μ_t·K̈^i + (1−μ_t)·K^{i+t} with
-μ_t = 1 − t·(1−μ_{i+1}), which is K̈^i at t = 0 and Eq. 2's own step at t = 1. It is denoised in the same
-steps, in UNet calls of its own after those of the segment that holds frame i: the clip's own frames never
-see it, and are bit by bit those of the clip without it.
+μ_t = 1 − t·(1−μ_{i+1}), which is K̈^i at t = 0 and Eq. 2's own step at t = 1 (but over a segment border
+with chain="anchor", where frame i+1 begins from frame i itself and the frames between still from K̈^i).
+It is denoised in the same steps, in UNet calls of its own after those of the segment that holds frame i:
+the clip's own frames never see it, and are bit by bit those of the clip without it.
 """
 
 from __future__ import annotations

@@ -15,11 +15,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zs2.arguments import per_frame, real, whole
+from zs2.checks import in_range, one_of, spread
+
 SQRT_E = math.sqrt(math.e)  # E[exp(p)·p] for p ~ N(0, 1)
 LINE_SEARCH_ITERATIONS = 15  # the paper's
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NoiseTrace:
     """How a clip's noise was made: the recursion that the scheduler's own noise has to follow.
 
@@ -178,19 +181,20 @@ def dependency_noise(
         num_frames: n ≥ 1.
         kl_target: λ ≥ 0, one value or n−1 of them; 0 repeats the frame, ≥ √e ≈ 1.649 is i.i.d. noise.
         generator: the clip's own source of randomness; its device is the noise's.
+        solver: `expected`, `exact`, `search` or `algorithm1`.
         candidates: ≥ 1.
+        dtype: of the noise; α is found in float64 whatever it is.
 
     Returns:
         The noise and its trace (`trace.kl`, `trace.alpha`: one value per frame pair).
 
     Raises:
-        ValueError: for an unknown solver, a negative λ or a wrong number of them.
+        ValueError: an unknown solver, fewer than one frame or candidate, a λ that is no finite number
+            ≥ 0, or a wrong number of them.
     """
-    if solver not in SOLVERS:
-        raise ValueError(f"solver: expected one of {', '.join(SOLVERS)}, found {solver!r}")
-    if candidates < 1:
-        raise ValueError(f"candidates: expected at least 1, found {candidates}")
-    targets = _per_pair(kl_target, num_frames)
+    one_of("solver", solver, tuple(SOLVERS))
+    candidates = whole("candidates", candidates)
+    targets = _per_pair(kl_target, whole("num_frames", num_frames))
     frames = [_draw(shape, generator, dtype)]
     alphas: list[float] = []
     for target in targets:
@@ -210,8 +214,8 @@ def progressive_noise(
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Float[Tensor, "frame channel h w"], NoiseTrace]:
-    """Progressive (linear) noise of PYoCo: ε^i = √α·ε^{i−1} + √(1−α)·ε_ind^i, α given."""
-    alphas = [alpha] * (num_frames - 1)
+    """Progressive (linear) noise of PYoCo: ε^i = √α·ε^{i−1} + √(1−α)·ε_ind^i, α in [0, 1] given."""
+    alphas = [_weight(alpha)] * (whole("num_frames", num_frames) - 1)
     return _traced(_progressive_frames(shape, alphas, generator, dtype), alphas)
 
 
@@ -222,7 +226,8 @@ def mixed_noise(
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Float[Tensor, "frame channel h w"], NoiseTrace]:
-    """Mixed (residual) noise of PYoCo: ε^i = √α·ε_shared + √(1−α)·ε_ind^i."""
+    """Mixed (residual) noise of PYoCo: ε^i = √α·ε_shared + √(1−α)·ε_ind^i, α in [0, 1]."""
+    num_frames, alpha = whole("num_frames", num_frames), _weight(alpha)
     frames = _mixed_frames(shape, num_frames, alpha, generator, dtype)
     return _traced(frames, [alpha] * (num_frames - 1), shared=True)
 
@@ -294,18 +299,14 @@ def _traced(
     return eps, NoiseTrace(kl_divergence(eps[1:], eps[:-1]), alpha, shared)
 
 
-def _per_pair(kl_target: float | Sequence[float], num_frames: int) -> list[float]:
-    if num_frames < 1:
-        raise ValueError(f"num_frames: expected at least 1, found {num_frames}")
-    values = [kl_target] if isinstance(kl_target, int | float) else list(kl_target)
-    if len(values) == 1:
-        values = values * (num_frames - 1)
-    if len(values) != num_frames - 1:
-        raise ValueError(
-            f"kl_target: expected one number or num_frames − 1 = {num_frames - 1} of them, "
-            f"found {len(values)}"
-        )
-    for value in values:
-        if not (value >= 0 and math.isfinite(value)):
-            raise ValueError(f"kl_target: expected a finite number ≥ 0, found {value}")
-    return [float(value) for value in values]
+def _per_pair(kl_target: float | Sequence[float], num_frames: int) -> tuple[float, ...]:
+    values = per_frame("kl_target", kl_target)
+    targets = spread("kl_target", values, num_frames - 1, "num_frames − 1")
+    in_range("kl_target", targets, 0.0, math.inf)
+    return targets
+
+
+def _weight(alpha: float) -> float:
+    value = real("alpha", alpha)
+    in_range("alpha", (value,), 0.0, 1.0)
+    return value

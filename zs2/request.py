@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zs2 import noise as noise_models
-from zs2.arguments import Pictures, Video, is_one_clip, per_frame, real, video_of, whole
+from zs2.arguments import Pictures, Video, is_sequence, per_frame, video_of, whole
 from zs2.conditions import TextEncoding
 from zs2.config import ClipConfig
 from zs2.controlnet import Control
@@ -29,7 +29,7 @@ OUTPUT_TYPES = ("np", "pil", "latent")
 SEED_LIMIT = 2**63
 IP_ADAPTER = ("ip_adapter_image", "ip_adapter_image_embeds")
 
-Prompt = str | list[str]  # a storyboard is a list, one prompt a segment
+Prompt = str | Sequence[str]  # a storyboard has one text a segment
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,13 @@ class Request:
 
     Attributes:
         config: the clip, but for its λ.
-        call: arguments of the pipeline's own call.
-        embeds: given text embeddings, by their diffusers names.
+        pipe_arguments: of the pipeline's own call.
         text: how texts are encoded.
+        scheduler: a short name; None is the pipeline's own.
+        size: height and width in pixels.
+        embeds: given text embeddings, by their diffusers names.
+        latents: given initial noise.
+        video: the clip to edit.
         controls: ControlNets with their clips.
         in_between: k: frames a gap, its first one included.
         share: the part of the clip to sample; None is all of it.
@@ -70,7 +74,7 @@ class Request:
     """
 
     config: ClipConfig
-    call: dict[str, Any]
+    pipe_arguments: dict[str, Any]
     text: TextEncoding
     scheduler: str | None
     size: tuple[int, int]
@@ -83,8 +87,9 @@ class Request:
     clips_per_call: int = 1
 
     def __post_init__(self) -> None:
-        if self.call.get("timesteps") is None and self.call.get("sigmas") is None:
-            check_steps(self.scheduler, self.text.pipe.scheduler, self.call["num_inference_steps"])
+        arguments = self.pipe_arguments
+        if arguments.get("timesteps") is None and arguments.get("sigmas") is None:
+            check_steps(self.scheduler, self.text.pipe.scheduler, arguments["num_inference_steps"])
         if self.video is not None and self.config.speed != "exact":
             raise ValueError(
                 f"speed: expected exact with video, whose three-way guidance has no last copy to go on "
@@ -111,8 +116,8 @@ class Request:
         given |= {
             "in_between": self.in_between > 1,
             "a share of a clip": self.share is not None,
-            "callback_on_step_end": self.call.get("callback_on_step_end") is not None,
-            "ip_adapter_image": any(self.call.get(name) is not None for name in IP_ADAPTER),
+            "callback_on_step_end": arguments.get("callback_on_step_end") is not None,
+            "ip_adapter_image": any(arguments.get(name) is not None for name in IP_ADAPTER),
             "long_prompt='chunk'": self.text.long_prompt == "chunk",  # texts of different lengths
         }
         found = [name for name, is_given in given.items() if is_given]
@@ -153,9 +158,9 @@ def storyboards_of(prompt: Any, embeds: Mapping[str, Tensor], copies: int) -> li
         if "prompt_embeds" not in embeds:
             raise ValueError("prompt: expected a prompt or prompt_embeds, found neither")
         return [()] * copies
-    clips: Sequence[Any] = prompt if isinstance(prompt, list | tuple) else [prompt]
+    clips: Sequence[Any] = prompt if is_sequence(prompt) else [prompt]
     tuples: list[tuple[Any, ...]] = [
-        tuple(clip) if isinstance(clip, list | tuple) else (clip,) for clip in clips
+        tuple(clip) if is_sequence(clip) else (clip,) for clip in clips
     ]
     for storyboard in tuples:
         if not storyboard or not all(isinstance(text, str) for text in storyboard):
@@ -197,7 +202,9 @@ def seeds_of(seed: Any, count: int, copies: int, generator: Any) -> Sequence[int
     several = isinstance(seed, Sequence) or getattr(seed, "ndim", 0) == 1
     given = list(seed) if several else [seed] * clips
     if len(given) != clips:
-        raise ValueError(f"seed: expected one number or one per clip ({clips}), found {len(given)}")
+        raise ValueError(
+            f"seed: expected one number or one per prompt ({clips}), found {len(given)}"
+        )
     seeds = [whole("seed", first, least=0) + copy for first in given for copy in range(copies)]
     for value in seeds:
         if value >= SEED_LIMIT:
@@ -233,14 +240,16 @@ def own_parts(
         ValueError: another number of them than of prompts, or no λ.
     """
     prompts = len(storyboards) // copies
-    targets, unwanted = [kl_target], [negative_prompt]
-    if isinstance(kl_target, list | tuple) and any(hasattr(each, "__len__") for each in kl_target):
-        targets = list(kl_target)
-    if isinstance(negative_prompt, list | tuple):
-        unwanted = list(negative_prompt)
+    targets = list(kl_target) if _is_nested(kl_target) else [kl_target]
+    unwanted = list(negative_prompt) if is_sequence(negative_prompt) else [negative_prompt]
+    if not all(isinstance(text, str | None) for text in unwanted):
+        raise ValueError(
+            "negative_prompt: expected a text or None, or a list of them, one per prompt, found "
+            f"{negative_prompt!r}"
+        )
     for name, found in (("kl_target", targets), ("negative_prompt", unwanted)):
         if len(found) not in (1, prompts):
-            raise ValueError(f"{name}: expected one per clip ({prompts}), found {len(found)}")
+            raise ValueError(f"{name}: expected one per prompt ({prompts}), found {len(found)}")
     configs = [replace(config, kl_target=per_frame("kl_target", target)) for target in targets]
     return [
         OwnPart(
@@ -251,6 +260,29 @@ def own_parts(
         )
         for number, (storyboard, seed) in enumerate(zip(storyboards, seeds, strict=True))
     ]
+
+
+def _is_nested(value: Any) -> bool:
+    """Whether a value is a list of lists, or an array of two dimensions, not a list of numbers."""
+    if hasattr(value, "ndim"):
+        return value.ndim > 1
+    return is_sequence(value) and any(
+        is_sequence(each) or getattr(each, "ndim", 0) > 0 for each in value
+    )
+
+
+def lora_scale_of(cross_attention_kwargs: Any) -> Any:
+    """The weight of LoRAs that the pipeline's own call is given.
+
+    Raises:
+        ValueError: no dict.
+    """
+    if not isinstance(cross_attention_kwargs, Mapping | None):
+        raise ValueError(
+            "cross_attention_kwargs: expected a dict of arguments for attention processors, found "
+            f"{cross_attention_kwargs!r}"
+        )
+    return (cross_attention_kwargs or {}).get("scale")
 
 
 def size_of(
@@ -286,65 +318,6 @@ def source_of(pipe: Any, video: Pictures | None, num_frames: int) -> Video | Non
     return None if video is None else video_of("video", video, num_frames)
 
 
-def controls_of(
-    controlnet: Any,
-    frames: Pictures | Sequence[Pictures] | None,
-    settings: Mapping[str, Any],
-    num_frames: int,
-    *,
-    needed: bool,
-    editing: bool,
-) -> list[Control]:
-    """The sampler's ControlNets with the clips that guide them.
-
-    Args:
-        settings: fields of `Control`, each one value or one per ControlNet.
-        needed: the user's own pipeline is a ControlNet pipeline.
-
-    Raises:
-        ValueError: numbers of nets, clips, settings and frames that do not agree.
-    """
-    if frames is None:
-        if needed:
-            raise ValueError(
-                "conditioning_frames: expected the clip that guides the pipeline's ControlNet, found "
-                "none"
-            )
-        return []
-    if editing:
-        raise ValueError(
-            "conditioning_frames: expected none beside video, found both; leave one out"
-        )
-    if controlnet is None:
-        raise ValueError(
-            "conditioning_frames: expected a ControlNet to guide, found none; set the sampler's "
-            "`controlnet`"
-        )
-    nets = list(getattr(controlnet, "nets", _listed(controlnet)))
-    clips = [frames] if is_one_clip(frames) else _listed(frames)
-    columns = {"conditioning_frames": clips, **{k: _each(v, nets) for k, v in settings.items()}}
-    for name, found in columns.items():
-        if len(found) != len(nets):
-            raise ValueError(
-                f"{name}: expected {len(nets)}, one per ControlNet, found {len(found)}"
-            )
-    videos = [video_of("conditioning_frames", clip, num_frames) for clip in clips]
-    numbers = {
-        name: found if name == "guess_mode" else [real(name, value) for value in found]
-        for name, found in columns.items()
-        if name != "conditioning_frames"
-    }
-    return [Control(*guide) for guide in zip(nets, videos, *numbers.values(), strict=True)]
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _each(value: Any, nets: Sequence[Any]) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value] * len(nets)
-
-
 def draw_noise(
     config: ClipConfig, shape: tuple[int, int, int], generator: torch.Generator
 ) -> tuple[Float[Tensor, "frame channel h w"], NoiseTrace]:
@@ -375,7 +348,7 @@ def conditions_of(
         clip.prompts,
         fine.nearest(prompt_of),
         clip.negative_prompt,
-        request.call["guidance_scale"] > 1,
+        request.pipe_arguments["guidance_scale"] > 1,
         {k: fine.own(v) if len(v) == n else v for k, v in request.embeds.items()},
         texts,
     )

@@ -1,7 +1,7 @@
 """`ZS2Sampler`: ZS² around a diffusers pipeline, which it leaves unharmed.
 
 One clip after the other, or some side by side: draw the dependency noise, open the contexts (momentum
-attention, segments, scheduler), let the pipeline denoise all frames as one batch, decode frame by frame.
+attention, segments, scheduler), let the pipeline denoise all frames as one batch, decode some at a time.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torch import Tensor
 from zs2.arguments import Pictures, check_names, per_frame, real, whole
 from zs2.clip import Clip
 from zs2.compiled import prepare
-from zs2.conditions import EMBEDS, TextEncoding, source_latents
+from zs2.conditions import EMBEDS, TextEncoding, given_embeds, source_latents
 from zs2.config import DEFAULTS, ClipConfig
-from zs2.controlnet import check_pipeline, picture_pipeline
+from zs2.controlnet import check_pipeline, controls_of, picture_pipeline
 from zs2.decoding import decode
 from zs2.denoising import denoising
 from zs2.in_between import FineClip
@@ -36,10 +36,10 @@ from zs2.request import (
     check_latents,
     check_output_type,
     conditions_of,
-    controls_of,
     defaults_of,
     draw_noise,
     generator_of,
+    lora_scale_of,
     own_parts,
     seeds_of,
     size_of,
@@ -64,6 +64,8 @@ class ZS2Sampler:
             the pipeline's own.
 
     Attributes:
+        pipe, defaults, controlnet: as given; each may be set anew between calls.
+        is_compiled: whether it computes with compiled blocks, see `compile`.
         texts: where encodings of texts are kept from call to call; None, the default, encodes anew.
             Whoever sets it clears it where the text encoders change.
 
@@ -78,7 +80,7 @@ class ZS2Sampler:
         self.texts: TextCache | None = None
         self.pipe = pipe
         self.defaults = defaults or defaults_of(type(pipe))
-        self.controlnet = controlnet or getattr(pipe, "controlnet", None)
+        self.controlnet = controlnet
         self.is_compiled = False
 
     @classmethod
@@ -112,12 +114,16 @@ class ZS2Sampler:
         self.is_compiled = True
 
     @overload
+    def __call__(  # pyright: ignore[reportOverlappingOverload]  # narrower than what follows
+        self, prompt: str | None, *, num_videos_per_prompt: int, **kwargs: Any
+    ) -> Clip | list[Clip]: ...
+    @overload
     def __call__(self, prompt: str | None, **kwargs: Any) -> Clip: ...
     @overload
-    def __call__(self, prompt: list[Prompt], **kwargs: Any) -> list[Clip]: ...
+    def __call__(self, prompt: Sequence[Prompt], **kwargs: Any) -> list[Clip]: ...
     def __call__(
         self,
-        prompt: str | list[Prompt] | None,
+        prompt: str | Sequence[Prompt] | None,
         *,
         negative_prompt: str | Sequence[str | None] | None = None,
         num_videos_per_prompt: int = 1,
@@ -156,18 +162,18 @@ class ZS2Sampler:
         callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
         **pipe_kwargs: Any,
     ) -> Clip | list[Clip]:
-        """Sample one clip per prompt, one after the other; each depends on its own arguments only.
+        """Sample one clip per prompt; each depends on its own arguments only.
 
         Args:
             prompt: one clip's prompt; or a list of clips, each a prompt or a storyboard (a list with
                 one prompt per segment): ["a", "b"] are two clips, [["a", "b"]] is one of two segments.
                 None where `prompt_embeds` are given.
-            negative_prompt: None is none, which SDXL tells from an empty one; or a list, one per clip.
+            negative_prompt: None is none, which SDXL tells from an empty one; or a list, one per prompt.
             num_videos_per_prompt: k > 1 gives k clips of each prompt, of seeds seed … seed+k−1.
-            seed: of the clip, 0 ≤ seed < 2^63, or a list with one per clip; drawn when absent.
+            seed: of the clip, 0 ≤ seed < 2^63, or a list with one per prompt; drawn when absent.
             generator: instead of `seed`, the caller's own; several clips draw from it in turn.
             num_frames, segment_frames, chain, noise, alpha, kl_target, solver, noise_candidates,
-                momentum, speed: see `ClipConfig`. kl_target may be a list of such lists, one per clip.
+                momentum, speed: see `ClipConfig`. kl_target may be a list of such lists, one per prompt.
             height, width: pixels, multiples of 8; default the model's, or those of `video`.
             num_inference_steps, guidance_scale: default the model's own, else its pipeline's.
             scheduler: a short name of `zs2.schedulers`; default the pipeline's own. For steps and
@@ -196,7 +202,8 @@ class ZS2Sampler:
         Raises:
             ValueError: for an argument out of its range, with what was expected and found.
             TypeError: for an argument that neither this call nor the pipeline's has.
-            PromptError: a prompt too long, with long_prompt="fail".
+            PromptError: a prompt too long, with long_prompt="fail", or nothing to encode it with.
+            ModelError: a ControlNet of another family, or a UNet that cannot be compiled.
         """
         pipe = picture_pipeline(self.pipe)
         check_names(type(pipe), _ARGUMENTS, pipe_kwargs)
@@ -205,7 +212,7 @@ class ZS2Sampler:
             segment_frames=segment_frames and whole("segment_frames", segment_frames),
             chain=chain,
             noise=noise,
-            alpha=alpha,
+            alpha=alpha if alpha is None else real("alpha", alpha),
             solver=solver,
             noise_candidates=whole("noise_candidates", noise_candidates),
             momentum=per_frame("momentum", momentum),
@@ -214,31 +221,36 @@ class ZS2Sampler:
         check_output_type(output_type)
         defaults = self.defaults
         steps = num_inference_steps
-        if steps is None and any(pipe_kwargs.get(name) for name in ("timesteps", "sigmas")):
+        if steps is None and any(
+            pipe_kwargs.get(name) is not None for name in ("timesteps", "sigmas")
+        ):
             steps = defaults.num_inference_steps  # named, in other words
         scheduler, steps = steps_of(speed, scheduler, steps, defaults.num_inference_steps)
         guidance = defaults.guidance_scale if guidance_scale is None else guidance_scale
-        call: dict[str, Any] = {
-            **pipe_kwargs,
+        given = pipe_kwargs | {
             "num_inference_steps": whole("num_inference_steps", steps),
             "guidance_scale": real("guidance_scale", guidance),
             "callback_on_step_end": callback_on_step_end,
         }
-        embeds = {name: call.pop(name) for name in EMBEDS if call.get(name) is not None}
-        lora_scale = (call.get("cross_attention_kwargs") or {}).get("scale")
+        texts = {"prompt": prompt, "negative_prompt": negative_prompt}
+        texts |= {"prompt_2": prompt_2, "negative_prompt_2": negative_prompt_2}
+        embeds = given_embeds(self.pipe, given, config.num_frames, texts)
+        second = (prompt_2, negative_prompt_2)
+        lora_scale = lora_scale_of(given.get("cross_attention_kwargs"))
+        kept = None if self.texts is None else self.texts.get
         source = source_of(self.pipe, video, config.num_frames)
-        kept, second = self.texts and self.texts.get, (prompt_2, negative_prompt_2)
+        side_by_side = whole("clips_per_call", clips_per_call)
         request = Request(
-            config,
-            call,
-            TextEncoding(self.pipe, long_prompt, clip_skip, lora_scale, second, kept),
-            scheduler,
-            size_of(self.pipe, height, width, source),
-            embeds,
-            latents,
-            source,
-            controls_of(
-                self.controlnet,
+            config=config,
+            pipe_arguments={name: value for name, value in given.items() if name not in EMBEDS},
+            text=TextEncoding(self.pipe, long_prompt, clip_skip, lora_scale, second, kept),
+            scheduler=scheduler,
+            size=size_of(self.pipe, height, width, source),
+            embeds=embeds,
+            latents=latents,
+            video=source,
+            controls=controls_of(
+                self.controlnet or getattr(self.pipe, "controlnet", None),
                 conditioning_frames,
                 {
                     "controlnet_conditioning_scale": controlnet_conditioning_scale,
@@ -250,13 +262,15 @@ class ZS2Sampler:
                 needed=hasattr(self.pipe, "controlnet"),
                 editing=source is not None,
             ),
-            whole("in_between", in_between),
-            share,
-            size := whole("clips_per_call", clips_per_call),
+            in_between=whole("in_between", in_between),
+            share=share,
+            clips_per_call=side_by_side,
         )
-        if generator is not None and size > 1:  # its numbers would depend on the clips beside
+        if (
+            generator is not None and side_by_side > 1
+        ):  # its numbers would depend on the clips beside
             raise ValueError(
-                f"clips_per_call: expected 1 with a generator, found {size}; give seeds"
+                f"clips_per_call: expected 1 with a generator, found {side_by_side}; give seeds"
             )
         copies = whole("num_videos_per_prompt", num_videos_per_prompt)
         storyboards = storyboards_of(prompt, embeds, copies)
@@ -264,12 +278,12 @@ class ZS2Sampler:
         own = own_parts(config, storyboards, copies, kl_target, negative_prompt, seeds)
         clips = [
             clip
-            for start in range(0, len(own), size)
-            for clip in self._sample(pipe, own[start : start + size], request, generator)
+            for start in range(0, len(own), side_by_side)
+            for clip in self._sample(pipe, own[start : start + side_by_side], request, generator)
         ]
         if output_type != "latent":
             clips = [replace(clip, frames=self.decode(clip.latents)) for clip in clips]
-        return clips if isinstance(prompt, list | tuple) or copies > 1 else clips[0]
+        return clips if not isinstance(prompt, str | None) or copies > 1 else clips[0]
 
     def decode(
         self, latents: Float[Tensor, "frame channel h w"]
@@ -285,7 +299,7 @@ class ZS2Sampler:
         generator: torch.Generator | None,
     ) -> list[Clip]:
         """The clips of one batch, (clip frame); where they are fewer, the last one fills it up."""
-        n, call = request.config.num_frames, dict(request.call)
+        n, pipe_arguments = request.config.num_frames, dict(request.pipe_arguments)
         is_alone = request.clips_per_call == 1
         batch = [*clips, *[clips[-1]] * (request.clips_per_call - len(clips))]
         height, width = request.size
@@ -303,18 +317,20 @@ class ZS2Sampler:
         share = request.share
         fine = FineClip(request.config, request.in_between, share and (share.start, share.stop))
         if request.video is None:
-            call |= {"height": height, "width": width}
+            pipe_arguments |= {"height": height, "width": width}
         else:
-            call["image"] = source_latents(pipe, fine.own(request.video), height, width)
+            pipe_arguments["image"] = source_latents(pipe, fine.own(request.video), height, width)
         # a callback may look at the embeddings themselves
-        texts = None if call["callback_on_step_end"] else Texts()
+        texts = None if pipe_arguments["callback_on_step_end"] else Texts()
         conditions = [conditions_of(clip, request, fine, texts) for clip in batch]
-        call |= {name: torch.cat([each[name] for each in conditions]) for name in conditions[0]}
+        pipe_arguments |= {
+            name: torch.cat([each[name] for each in conditions]) for name in conditions[0]
+        }
         batched = torch.cat([fine.spread(noise) for noise in latents])
         with denoising(pipe, request, fine, noises, texts, self.is_compiled):
             result = pipe(
-                **call,
-                latents=batched.to(call["prompt_embeds"].dtype),
+                **pipe_arguments,
+                latents=batched.to(pipe_arguments["prompt_embeds"].dtype),
                 generator=generators[0] if is_alone else None,
                 output_type="latent",
             )

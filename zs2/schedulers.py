@@ -62,7 +62,8 @@ def check_steps(name: str | None, current: Any, steps: int) -> None:
     scheduler = make_scheduler(name, current)
     if _can_take(scheduler, steps):
         return
-    most = next((n for n in range(steps - 1, 0, -1) if _can_take(scheduler, n)), 0)
+    begin = min(steps - 1, scheduler.config.num_train_timesteps)
+    most = next((n for n in range(begin, 0, -1) if _can_take(scheduler, n)), 0)
     kind = name or type(current).__name__
     raise ValueError(
         f"num_inference_steps: expected at most {most}, as the scheduler is {kind} on this model's "
@@ -179,6 +180,12 @@ def step_index(scheduler: Any, step: int) -> int:
     # second order: two a step but for the last; PNDM: the second step twice
     left = scheduler.num_inference_steps - 1 - step
     return len(scheduler.timesteps) - 1 - left * scheduler.order
+
+
+def first_index(scheduler: Any) -> int:
+    """Where in `scheduler.timesteps` the part of the schedule begins that is at work; 0 for all of it."""
+    steps = _part.get()
+    return 0 if steps is None else step_index(scheduler, steps.first)
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def segmented(
     control: ControlRun | None = None,
     plan: list[Segment] | None = None,
     share: Share | None = None,
-    taken: Shortcuts | None = None,
+    shortcuts: Shortcuts | None = None,
     texts: Texts | None = None,
     clips: int = 1,
 ) -> Generator[None]:
@@ -74,7 +74,7 @@ def segmented(
 
     `control` runs inside the same segments, before each UNet call, and gives it residuals. Where the
     batch holds a `share` of the clip, what `state` begins and ends with passes through it; where it holds
-    the numbers of `texts`, each call has the texts themselves. `taken` may leave guidance copies out, for
+    the numbers of `texts`, each call has the texts themselves. `shortcuts` may leave guidance copies out, for
     which the prompt's own answers then. Several `clips` lie side by side inside each guidance copy, and
     each has averages of its own. The number of frames is given, never guessed from the batch; a batch
     that is not a multiple of it raises ValueError.
@@ -106,13 +106,14 @@ def segmented(
             state.carried.update(share.receive(call))
         if control is not None:
             control.next_step()
-        first = 0 if taken is None else taken.next_call(copies // clips) * clips
+        first_copy = 0 if shortcuts is None else shortcuts.next_call(copies // clips) * clips
         prediction: Tensor | None = None
         for segment in plan:
             state.enter_segment(segment.start, segment.count, segment.padded_count)
-            rows = segment.rows(copies, num_frames, sample.device)[first * segment.padded_count :]
-            if taken is not None:
-                taken.enter_segment(segment.start, len(rows))
+            skipped = first_copy * segment.padded_count
+            rows = segment.rows(copies, num_frames, sample.device)[skipped:]
+            if shortcuts is not None:
+                shortcuts.enter_segment(segment.start, len(rows))
             chosen = {
                 name: take_rows(value, rows, batch) if name in PER_FRAME_ARGUMENTS else value
                 for name, value in kwargs.items()
@@ -132,14 +133,14 @@ def segmented(
                     chosen.get("added_cond_kwargs"),
                 )
             output = whole(chosen_sample, chosen_timestep, return_dict=False, **chosen)
-            made: Tensor = output[0].unflatten(0, (copies - first, -1))[:, : segment.count]
+            made: Tensor = output[0].unflatten(0, (copies - first_copy, -1))[:, : segment.count]
             if prediction is None:  # one for all segments: a list of theirs would be held beside it
                 prediction = made.new_empty(len(made), num_frames, *made.shape[2:])
             prediction[:, segment.start : segment.start + segment.count] = made
         if share is not None and share.stop < len(state.momentum):
             share.send(call, dict(state.carried))
         assert prediction is not None, "a clip has a segment"
-        if first:  # equal copies: guidance then adds their difference, 0
+        if first_copy:  # equal copies: guidance then adds their difference, 0
             prediction = torch.cat([prediction] * (copies // clips))
         whole_clip = prediction.flatten(0, 1)
         return UNet2DConditionOutput(sample=whole_clip) if return_dict else (whole_clip,)

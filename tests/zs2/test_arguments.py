@@ -8,13 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionControlNetPipeline, StableDiffusionImg2ImgPipeline
+from diffusers import (
+    AnimateDiffPipeline,
+    MotionAdapter,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionLDM3DPipeline,
+    StableDiffusionPAGPipeline,
+    StableDiffusionPipeline,
+)
 from jaxtyping import config
 from PIL import Image
 
 from tests import tiny_models
-from zs2 import ZS2Sampler
+from zs2 import ZS2Sampler, dependency_noise, momentum_matrix
 from zs2.baselines import text2video_zero
+from zs2.config import ClipConfig
 
 SIDE = 2 * tiny_models.LATENT
 QUICK: dict[str, Any] = {"num_inference_steps": 2, "num_frames": 3, "output_type": "latent"}
@@ -118,6 +127,13 @@ def test_numbers_of_numpy_and_torch_are_numbers(sampler: ZS2Sampler):
             {"clip_skip": 99},
             "clip_skip: expected 0 to 1, as the text encoder has 2 layers, found 99",
         ),
+        ({"negative_prompt": 5}, "negative_prompt: expected a text or None.*found 5"),
+        (
+            {"negative_prompt": [["x"]]},
+            r"negative_prompt: expected a text or None.*found \[\['x'\]\]",
+        ),
+        ({"cross_attention_kwargs": [1]}, r"cross_attention_kwargs: expected a dict.*found \[1\]"),
+        ({"noise": "mixed", "alpha": "x"}, "alpha: expected a number, found 'x'"),
         ({"prompt": 3}, "prompt: expected a text, or a list of clips.*found 3"),
         ({"prompt": [None]}, "prompt: expected a text, or a list of clips"),
         ({"prompt": [[]]}, "prompt: expected a text, or a list of clips"),
@@ -130,6 +146,57 @@ def test_values_that_are_none(sampler: ZS2Sampler, arguments: dict[str, Any], me
     call = {"prompt": "a", **QUICK, **arguments}
     with pytest.raises(ValueError, match=message):
         sampler(call.pop("prompt"), **call)
+
+
+def test_arrays_of_timesteps_and_sigmas(sampler: ZS2Sampler):
+    """numpy's and torch's are taken as lists are, and the steps need not be named beside them."""
+    run = {"seed": 1, "num_frames": 2, "output_type": "latent", "scheduler": "euler"}
+    for name, values in (("sigmas", [9.0, 3.0, 0.5]), ("timesteps", [900.0, 500.0, 100.0])):
+        own = sampler("a", **{name: values}, **run)
+        for other in (np.array(values), torch.tensor(values)):
+            assert same(own, sampler("a", **{name: other}, **run))
+
+
+def test_the_algorithm_takes_their_numbers_too():
+    """numpy's and torch's scalars and arrays are λ, μ and numbers of candidates of the functions that are
+    called without a sampler."""
+    wanted = momentum_matrix(0.5, 3)
+    theirs = (np.float32(0.5), torch.tensor(0.5), np.full(3, 0.5), torch.full((3,), 0.5))
+    for value in (*theirs, list(theirs[3])):
+        assert torch.equal(momentum_matrix(value, 3), wanted)
+        assert ClipConfig(3, momentum=value if value is theirs[0] else 0.5).momentums == (0.5,) * 3
+    wanted = drawn(kl_target=0.5)
+    for value in (*theirs[:2], np.full(2, 0.5), list(torch.full((2,), 0.5))):
+        assert torch.equal(drawn(kl_target=value), wanted)
+    assert torch.equal(drawn(kl_target=0.5, candidates=np.int64(1)), wanted)
+    with pytest.raises(ValueError, match=r"candidates: expected a whole number .* found 1\.5"):
+        drawn(candidates=1.5)
+    with pytest.raises(ValueError, match="kl_target: expected a number, found 'a'"):
+        drawn(kl_target="a")
+    with pytest.raises(ValueError, match=r"alpha: expected a number in \[0, 1\], found 'x'"):
+        ClipConfig(noise="mixed", alpha="x")
+
+
+def drawn(**arguments: Any) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return dependency_noise((4, 8, 8), 3, generator=generator, **arguments)[0]
+
+
+def test_lists_and_arrays_of_lambda(sampler: ZS2Sampler):
+    """A list of torch's numbers is one clip's λ, an array of two dimensions a row for each prompt."""
+    listed = sampler("a", seed=4, kl_target=list(torch.tensor([0.25, 0.5])), **QUICK)
+    assert same(listed, sampler("a", seed=4, kl_target=[0.25, 0.5], **QUICK))
+    rows = np.array([[0.25, 0.5], [0.5, 0.25]])
+    wanted = sampler(["a", "b"], seed=[4, 5], kl_target=rows.tolist(), **QUICK)
+    for value in (rows, torch.from_numpy(rows), list(rows)):
+        clips = sampler(["a", "b"], seed=[4, 5], kl_target=value, **QUICK)
+        assert all(same(*pair) for pair in zip(clips, wanted, strict=True))
+
+
+def test_copies_are_whole_under_text2video_zero(sampler: ZS2Sampler):
+    """2.0 is none, as for the sampler itself."""
+    with pytest.raises(ValueError, match=r"num_videos_per_prompt: expected a whole .* found 2\.0"):
+        text2video_zero(sampler, "a", num_videos_per_prompt=2.0, **QUICK)
 
 
 def test_a_controlnet_pipeline_is_never_unguided(guided: ZS2Sampler):
@@ -209,6 +276,25 @@ def test_sdxls_second_prompts(sdxl: Any):
         sampler("a", prompt_2="b", long_prompt="chunk", **QUICK)
 
 
+def test_sdxls_second_negative_prompt_alone(sdxl: Any):
+    """Where no negative prompt is zeros, diffusers drops negative_prompt_2 in silence: refused with what
+    to give; elsewhere it is diffusers' own at f = 1."""
+    sampler = ZS2Sampler(sdxl)
+    call = {"negative_prompt_2": "y", "num_inference_steps": 2, "output_type": "latent"}
+    with pytest.raises(ValueError, match="negative_prompt_2: expected beside a negative_prompt"):
+        sampler("a", seed=9, num_frames=1, **call)
+    both = sampler("a", seed=9, num_frames=1, negative_prompt="", **call)
+    sdxl.register_to_config(force_zeros_for_empty_prompt=False)
+    try:
+        generator = torch.Generator().manual_seed(9)
+        wanted = sdxl("a", height=SIDE, width=SIDE, generator=generator, **call).images
+        clip = sampler("a", seed=9, num_frames=1, **call)
+    finally:
+        sdxl.register_to_config(force_zeros_for_empty_prompt=True)
+    assert torch.equal(clip.latents, wanted)
+    assert same(clip, both)
+
+
 def test_the_pipelines_own_steps_and_guidance(sdxl: Any, sampler: ZS2Sampler, tmp_path: Any):
     """Where the checkpoint says nothing, its pipeline's call does: 5.0 for SDXL, 100 steps for
     InstructPix2Pix."""
@@ -220,12 +306,36 @@ def test_the_pipelines_own_steps_and_guidance(sdxl: Any, sampler: ZS2Sampler, tm
     ]
 
 
-def test_other_things_than_pipelines(tiny_pipe: Any):
-    """The constructor refuses what it cannot sample from, and says what it takes."""
+class Perturbed(StableDiffusionPipeline):
+    """A user's own, with the argument of diffusers' PAG pipelines."""
+
+    def __call__(self, *args: Any, pag_scale: float = 3.0, **kwargs: Any) -> Any:
+        return super().__call__(*args, **kwargs)
+
+
+def test_other_things_than_pipelines(tiny_pipe: Any, tmp_path: Any):
+    """The constructor refuses what it cannot sample from, and says what it takes and what it found:
+    pipelines with other guidance, attention, inputs or outputs are no less other things for having a
+    UNet, an autoencoder and a scheduler."""
     parts = {k: v for k, v in tiny_pipe.components.items() if k != "image_encoder"}
-    other = StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
-    for pipe in (None, "zs2-mini", tiny_pipe.unet, other):
-        with pytest.raises(TypeError, match="pipe: expected a diffusers StableDiffusionPipeline"):
+    plain = {"requires_safety_checker": False}
+    motion = {k: v for k, v in parts.items() if k != "safety_checker"}
+    adapter = MotionAdapter(
+        block_out_channels=(16, 32), motion_layers_per_block=1, motion_norm_num_groups=4
+    )
+    others = [
+        StableDiffusionImg2ImgPipeline(**parts, **plain),
+        StableDiffusionPAGPipeline(**parts, **plain),
+        StableDiffusionLDM3DPipeline(**parts, **plain, image_encoder=None),
+        AnimateDiffPipeline(**motion, motion_adapter=adapter),
+        tiny_models.upscaler_x4(tmp_path),
+        Perturbed(**parts, **plain),
+    ]
+    for pipe in (None, "zs2-mini", tiny_pipe.unet, *others):
+        wanted = (
+            f"pipe: expected a diffusers StableDiffusionPipeline.* found {type(pipe).__name__};"
+        )
+        with pytest.raises(TypeError, match=wanted):
             ZS2Sampler(pipe)
 
 

@@ -293,6 +293,48 @@ def test_several_prompts_are_several_clips(sampler: ZS2Sampler):
         assert torch.equal(clip.latents, wanted.latents)
 
 
+def test_a_tuple_of_prompts_is_a_list_of_clips(sampler: ZS2Sampler):
+    """("a", "b") are two clips, and one in a tuple is a list of one."""
+    run = {"num_frames": 2, "seed": 1, **LATENT}
+    clips = text2video_zero(sampler, ("a", "b"), **run)
+    assert [clip.prompts for clip in clips] == [("a",), ("b",)]
+    assert len(text2video_zero(sampler, ("a",), **run)) == 1
+
+
+def test_each_prompt_may_have_its_negative_prompt(sampler: ZS2Sampler):
+    """A list has one per prompt, which its copies share; None is none."""
+    run = {"num_frames": 2, "guidance_scale": 3.0, **LATENT}
+    both = text2video_zero(sampler, ["a", "a"], negative_prompt=["x", None], seed=[1, 1], **run)
+    for clip, negative in zip(both, ("x", None), strict=True):
+        alone = text2video_zero(sampler, "a", negative_prompt=negative, seed=1, **run)
+        assert torch.equal(clip.latents, alone.latents)
+    assert not torch.equal(both[0].latents, both[1].latents)
+    with pytest.raises(
+        ValueError, match=r"negative_prompt: expected one per prompt \(1\), found 2"
+    ):
+        text2video_zero(sampler, "a", negative_prompt=["x", "y"], **run)
+
+
+def test_embeds_are_checked_before_frame_1_is_denoised(sampler: ZS2Sampler):
+    """Two rows for three frames, or a text beside them: refused before the UNet is called; one row a
+    frame is taken, and each frame has its own."""
+    tokens, unwanted = (sampler.pipe.encode_prompt(t, "cpu", 1, False)[0] for t in ("a", ""))
+    calls: list[int] = []
+    hook = sampler.pipe.unet.register_forward_pre_hook(lambda *_: calls.append(1))
+    run = {"num_frames": 3, "seed": 1, "negative_prompt_embeds": unwanted, **LATENT}
+    with pytest.raises(ValueError, match=r"^prompt_embeds: expected a tensor of shape"):
+        text2video_zero(sampler, None, prompt_embeds=torch.cat([tokens] * 2), **run)
+    with pytest.raises(ValueError, match=r"^prompt: expected none beside prompt_embeds"):
+        text2video_zero(sampler, "b", prompt_embeds=tokens, **run)
+    hook.remove()
+    assert not calls
+    one = text2video_zero(sampler, None, prompt_embeds=tokens, **run).latents
+    rows = torch.cat([tokens, tokens, 2 * tokens])
+    other = text2video_zero(sampler, None, prompt_embeds=rows, **run).latents
+    same = [torch.equal(a, b) for a, b in zip(one, other, strict=True)]
+    assert same == [True, True, False]
+
+
 def test_a_storyboard_has_a_prompt_a_segment(sampler: ZS2Sampler):
     """Its first segment is the first prompt's clip; the second has other frames, of its own prompt."""
     run = {"num_frames": 4, "segment_frames": 2, "seed": 1, **LATENT}
@@ -465,6 +507,40 @@ def test_a_control_clip_guides_every_frame(sampler: ZS2Sampler):
     assert (first[2] - second[2]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("scheduler", ["ddim", "pndm"])
+@pytest.mark.parametrize(
+    ("window", "guided_steps"),
+    [
+        ({"control_guidance_end": 0.5}, [0, 1, 2, 3, 2, 3, 4]),
+        ({"control_guidance_start": 0.9}, [9]),
+    ],
+)
+def test_a_control_window_counts_in_the_whole_schedule(
+    sampler: ZS2Sampler, window: dict, guided_steps: list[int], scheduler: str
+):
+    """The three parts of the schedule are not each taken for all of it: of 10 steps, t1 after 2 and
+    t0 after 4, half the schedule is steps 0 to 4 wherever they are run, its last tenth is step 9."""
+    net = tiny_models.controlnet(sampler.pipe)
+    guided = ZS2Sampler(sampler.pipe, controlnet=net)
+    guides = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    seen: list[int] = []
+    hook = net.register_forward_pre_hook(lambda _, inputs: seen.append(int(inputs[1])))
+    run = {**LATENT, "num_inference_steps": 10, "t0": 5, "t1": 7, "scheduler": scheduler}
+    text2video_zero(guided, "a", num_frames=2, seed=1, conditioning_frames=guides, **run, **window)
+    hook.remove()
+    made = make_scheduler(scheduler, sampler.pipe.scheduler)
+    made.set_timesteps(10)
+    if scheduler == "ddim":
+        assert seen == [int(made.timesteps[step]) for step in guided_steps]
+        return
+    # PNDM has its second step twice: 11 timesteps
+    total, begins = len(made.timesteps), [step_index(made, step) for step in (0, 2, 4)]
+    parts = [range(0, begins[1]), range(begins[1], begins[2]), range(begins[1], total)]
+    start, end = window.get("control_guidance_start", 0), window.get("control_guidance_end", 1)
+    wanted = [i for part in parts for i in part if i / total >= start and (i + 1) / total <= end]
+    assert seen == [int(made.timesteps[i]) for i in wanted]
+
+
 def test_an_edited_clip_keeps_its_pictures(tmp_path: Path):
     """With InstructPix2Pix frame 1 is its own picture; a frame whose source changes changes alone."""
     editor = ZS2Sampler(tiny_models.ip2p(tmp_path))
@@ -510,6 +586,17 @@ def test_latents_are_frame_ones_noise(sampler: ZS2Sampler):
         ({"seed": -1}, "seed: expected a whole number of at least 0"),
         ({"seed": 1, "generator": torch.Generator()}, "expected seed or generator, found both"),
         ({"num_frames": 0}, "num_frames: expected a whole number of at least 1"),
+        (
+            {"num_videos_per_prompt": 0},
+            "num_videos_per_prompt: expected a whole number of at least 1",
+        ),
+        (
+            {"clips_per_call": 2, "seed": 1},
+            "clips_per_call: expected 1, as Text2Video-Zero .* found 2",
+        ),
+        ({"in_between": 2}, "in_between: expected 1, as Text2Video-Zero denoises"),
+        ({"share": 5}, "share: expected None, as Text2Video-Zero denoises"),
+        ({"speed": "fast"}, "speed: expected exact, as Text2Video-Zero denoises"),
     ],
 )
 def test_bad_arguments_are_refused(sampler: ZS2Sampler, arguments: dict, message: str):
@@ -526,6 +613,18 @@ def test_iid_frames_are_the_pipelines_own_pictures(sampler: ZS2Sampler):
     for frame, noise in zip(clip.latents, noises, strict=True):
         wanted = plain(sampler.pipe, "ddim", prompt="a star", latents=noise)[0]
         assert (frame - wanted).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("baseline", "settled"),
+    [(iid, "noise"), (iid, "momentum"), (mixed, "noise"), (progressive, "noise")],
+)
+def test_what_a_baseline_settles_is_refused(sampler: ZS2Sampler, baseline: Any, settled: str):
+    """By name, with what to do."""
+    own = {} if baseline is iid else {"alpha": 0.5}
+    wanted = f"^{settled}: expected none, as {baseline.__name__} settles it; leave it out"
+    with pytest.raises(ValueError, match=wanted):
+        baseline(sampler, "a", **{settled: 0.5}, **own, **LATENT)
 
 
 @pytest.mark.parametrize("baseline", [mixed, progressive])

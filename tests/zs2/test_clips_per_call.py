@@ -170,7 +170,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "a generator": {"generator": torch.Generator()},
     "callback_on_step_end": {"callback_on_step_end": lambda *_: {}},
     "long_prompt='chunk'": {"long_prompt": "chunk"},
-    "prompt_embeds": {"prompt_embeds": torch.zeros(1, 77, 32), "prompt": None},
+    "prompt_embeds": {"prompt_embeds": torch.zeros(1, 16, 16), "prompt": None},
 }
 
 
@@ -184,9 +184,11 @@ def test_what_one_clip_has_to_itself_is_refused(sampler: ZS2Sampler, name: str):
 
 def test_numbers_that_do_not_agree(sampler: ZS2Sampler):
     """One negative prompt and one λ for all clips, or as many as clips."""
-    with pytest.raises(ValueError, match=r"negative_prompt: expected one per clip \(2\), found 3"):
+    with pytest.raises(
+        ValueError, match=r"negative_prompt: expected one per prompt \(2\), found 3"
+    ):
         sampler(["a", "b"], negative_prompt=["x", "y", "z"], **RUN)
-    with pytest.raises(ValueError, match=r"kl_target: expected one per clip \(2\), found 3"):
+    with pytest.raises(ValueError, match=r"kl_target: expected one per prompt \(2\), found 3"):
         sampler(["a", "b"], kl_target=[[0.1], [0.1], [0.1]], **RUN)
     with pytest.raises(ValueError, match="clips_per_call: expected a whole number of at least 1"):
         sampler(["a", "b"], clips_per_call=0, **RUN)

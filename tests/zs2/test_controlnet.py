@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    ControlNetUnionModel,
     MultiControlNetModel,
     StableDiffusionControlNetPipeline,
     StableDiffusionXLControlNetPipeline,
@@ -236,6 +237,22 @@ def test_a_controlnet_pipeline_of_the_users(family: str, tmp_path_factory: pytes
     assert torch.equal(again, wanted)
 
 
+def test_the_pipelines_net_may_be_changed(pipe: Any, net: Any):
+    """Another ControlNet put into the pipeline between two calls guides the second one."""
+    other = tiny_models.controlnet(pipe, seed=8)
+    guided = StableDiffusionControlNetPipeline(
+        **pipe.components, controlnet=net, requires_safety_checker=False
+    )
+    guided.set_progress_bar_config(disable=True)
+    sampler = ZS2Sampler(guided)
+    run = {"seed": 9, "num_frames": 2, "conditioning_frames": pictures(2), **QUICK}
+    first = sampler("a star", **run).latents
+    guided.controlnet = other
+    second = sampler("a star", **run).latents
+    assert not torch.equal(first, second)
+    assert torch.equal(second, ZS2Sampler(pipe, controlnet=other)("a star", **run).latents)
+
+
 def test_what_does_not_fit_is_refused(sampler: ZS2Sampler, pipe: Any):
     """No net, a clip too few, a clip too short: a ValueError that names the argument."""
     with pytest.raises(ValueError, match="expected a ControlNet to guide, found none"):
@@ -257,3 +274,15 @@ def test_a_net_of_another_family_is_refused(pipe: Any, tmp_path: Any):
             "a star", num_frames=2, conditioning_frames=pictures(2), **QUICK
         )
     assert dict(pipe.unet.attn_processors) == kept
+
+
+def test_a_union_of_nets_is_refused(tmp_path: Any):
+    """A ControlNetUnionModel asks which of its nets is meant, which nobody tells it: a ModelError."""
+    pipe = tiny_models.sdxl(tmp_path)
+    union = ControlNetUnionModel.from_unet(
+        pipe.unet, conditioning_embedding_out_channels=(8, 16), load_weights_from_unet=False
+    )
+    with pytest.raises(ModelError, match="expected a ControlNetModel, found a ControlNetUnionMod"):
+        ZS2Sampler(pipe, controlnet=union)(
+            "a star", num_frames=2, conditioning_frames=pictures(2), **QUICK
+        )

@@ -89,13 +89,94 @@ def test_embeds_instead_of_prompts(sampler: ZS2Sampler):
 
 
 def test_embeds_of_a_wrong_shape(sampler: ZS2Sampler):
-    """Two rows for three frames, or no prompt at all: a ValueError that says what was expected."""
+    """Two rows for three frames, another width, another length than the negative side's, no tensor, or
+    no prompt at all: a ValueError that says what was expected."""
     given = embeds_of(sampler.pipe, "q w e", "r t")
+    tokens = given["prompt_embeds"]
     two = {name: torch.cat([value, value]) for name, value in given.items()}
-    with pytest.raises(ValueError, match=r"prompt_embeds: expected shape \(1, token, feature\)"):
+    with pytest.raises(ValueError, match=r"prompt_embeds: expected a tensor of shape \(1, token, "):
         three_frames(sampler, prompt=None, **two)
+    for name, value in given.items():
+        wanted = f"^{name}: expected a tensor .* found Tensor of shape"
+        with pytest.raises(ValueError, match=wanted):
+            three_frames(sampler, prompt=None, **given | {name: value[..., 1:]})
+        with pytest.raises(ValueError, match=f"^{name}: expected a tensor .* found ndarray of"):
+            three_frames(sampler, prompt=None, **given | {name: value.detach().numpy()})
+    long = {"prompt_embeds": torch.cat([tokens, tokens], dim=1)}
+    with pytest.raises(ValueError, match="as many tokens as the prompt has, 32, found 16"):
+        three_frames(sampler, prompt=None, **given | long)
     with pytest.raises(ValueError, match="expected a prompt or prompt_embeds, found neither"):
         three_frames(sampler, prompt=None)
+
+
+def test_a_text_beside_its_embeds(sampler: ZS2Sampler):
+    """Which of them holds? A ValueError, as in diffusers; an empty text, which is none, is let be. The
+    embeddings of one side may be beside the text of the other."""
+    given = embeds_of(sampler.pipe, "q w e", "r t")
+    for name in ("prompt", "negative_prompt"):
+        with pytest.raises(ValueError, match=f"^{name}: expected none beside {name}_embeds"):
+            three_frames(sampler, **{"prompt": None, **given, name: "a"})
+    with pytest.raises(ValueError, match=r"^prompt: expected none beside prompt_embeds"):
+        sampler([["", "a"]], num_frames=2, segment_frames=1, **given, **LATENT)
+    both = three_frames(sampler, prompt=None, **given)
+    assert torch.equal(three_frames(sampler, prompt="", negative_prompt="", **given), both)
+    negative = {name: value for name, value in given.items() if name.startswith("negative")}
+    positive = {name: value for name, value in given.items() if name not in negative}
+    assert torch.equal(three_frames(sampler, prompt="q w e", **negative), both)
+    assert torch.equal(three_frames(sampler, prompt=None, negative_prompt="r t", **positive), both)
+
+
+def test_sdxls_two_conditions_of_a_text(sampler: ZS2Sampler):
+    """One of them without the other is refused; one row of one goes with a row a frame of the other."""
+    if not hasattr(sampler.pipe, "text_encoder_2"):
+        return
+    given = embeds_of(sampler.pipe, "q w e", "r t")
+    for name in given:
+        rest = {other: value for other, value in given.items() if other != name}
+        with pytest.raises(ValueError, match=f"^{name}: expected beside .* found none"):
+            three_frames(sampler, prompt=None, **rest)
+    wanted = three_frames(sampler, prompt=None, **given)
+    for name, value in given.items():
+        rows = {name: torch.cat([value] * 3)}
+        assert torch.equal(three_frames(sampler, prompt=None, **given | rows), wanted)
+
+
+def test_a_pipeline_without_text_encoders(sampler: ZS2Sampler):
+    """Embeddings made elsewhere need none: the very clip; a text says what to give instead of it. SDXL's
+    negative side, which is zeros, needs no text, either."""
+    given = embeds_of(sampler.pipe, "q w e", "r t")
+    positive = {name: value for name, value in given.items() if not name.startswith("negative")}
+    wanted = three_frames(sampler, prompt=None, **given)
+    alone = three_frames(sampler, prompt=None, **positive)
+    xl = hasattr(sampler.pipe, "text_encoder_2")
+    for name in ("text_encoder", "tokenizer", *(("text_encoder_2", "tokenizer_2") if xl else ())):
+        setattr(sampler.pipe, name, None)
+    for long_prompt in ("truncate", "fail"):
+        run = {"prompt": None, "long_prompt": long_prompt}
+        assert torch.equal(three_frames(sampler, **run, **given), wanted)
+        assert torch.equal(
+            one_frame(sampler, **run, **given), plain(sampler.pipe, prompt=None, **given)
+        )
+        with pytest.raises(
+            ValueError, match=r"^prompt: expected prompt_embeds, as .* found 'a star'"
+        ):
+            three_frames(sampler, long_prompt=long_prompt)
+    if xl:
+        assert torch.equal(three_frames(sampler, prompt=None, **positive), alone)
+    else:
+        with pytest.raises(
+            ValueError, match=r"^negative_prompt: expected negative_prompt_embeds, as"
+        ):
+            three_frames(sampler, prompt=None, **positive)
+
+
+def test_embeds_in_another_dtype(sampler: ZS2Sampler):
+    """Float32 embeddings for a pipeline in bfloat16 are cast, as diffusers casts them."""
+    given = embeds_of(sampler.pipe, "q w e", "r t")
+    sampler.pipe.to(torch.bfloat16)
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(2)).bfloat16()
+    call = {"prompt": None, "latents": noise, **given}
+    assert torch.equal(one_frame(sampler, **call), plain(sampler.pipe, **call))
 
 
 def test_the_missing_negative_is_encoded(sampler: ZS2Sampler):

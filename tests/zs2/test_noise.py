@@ -224,10 +224,26 @@ def test_step_noise_follows_the_clips_recursion():
         ({"kl_target": [0.1, 0.2]}, "num_frames − 1 = 3 of them, found 2"),
         ({"solver": "newton"}, "expected one of expected, exact"),
         ({"candidates": 0}, "at least 1, found 0"),
-        ({"num_frames": 0}, "num_frames: expected at least 1, found 0"),
+        ({"num_frames": 0}, "num_frames: expected a whole number of at least 1, found 0"),
     ],
 )
 def test_bad_arguments_say_what_was_expected(arguments: dict, message: str):
     """Each wrong argument raises ValueError naming it, what was expected and what was found."""
     with pytest.raises(ValueError, match=message):
         dependency_noise(**{"shape": SMALL_LATENTS, "num_frames": 4, **arguments})
+
+
+@pytest.mark.parametrize("model", [mixed_noise, progressive_noise])
+@pytest.mark.parametrize(
+    ("num_frames", "alpha", "message"),
+    [
+        (4, 1.5, r"alpha: expected a number in \[0, 1\], found 1.5"),
+        (4, -0.1, r"alpha: expected a number in \[0, 1\], found -0.1"),
+        (4, float("nan"), "alpha: expected a number, found nan"),
+        (0, 0.5, "num_frames: expected a whole number of at least 1, found 0"),
+    ],
+)
+def test_bad_arguments_of_the_comparisons(model, num_frames: int, alpha: float, message: str):
+    """α past its range and no frames: a ValueError, not the root of a negative number or an empty clip."""
+    with pytest.raises(ValueError, match=message):
+        model(SMALL_LATENTS, num_frames, alpha, generator())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import fields
+from importlib.metadata import version
 
 import numpy as np
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
 
+import zs2
 from zs2 import ZS2Sampler
 from zs2.config import DEFAULTS, SCHEDULERS, ClipConfig
 from zs2.schedulers import SCHEDULER_CLASSES, make_scheduler
@@ -206,6 +208,22 @@ def test_a_clip_without_a_seed_can_be_rendered_again(sampler: ZS2Sampler):
     assert np.array_equal(clip.frames, again.frames)
 
 
+def test_prompts_are_any_sequence(sampler: ZS2Sampler):
+    """A tuple of clips is a list of them, a tuple in it a storyboard."""
+    run = {"num_frames": 2, "segment_frames": 1, "seed": 1, "output_type": "latent", **QUICK}
+    clips = sampler((("a", "b"), "a"), **run)
+    assert [clip.prompts for clip in clips] == [("a", "b"), ("a",)]
+    assert torch.equal(clips[0].latents, sampler([["a", "b"]], **run)[0].latents)
+
+
+def test_the_package_shows_what_it_exports():
+    """Names that are loaded when asked for are listed before, each is there, and the version is told."""
+    assert {"ZS2Sampler", "ClipConfig", "Clip", "__version__"} <= set(dir(zs2))
+    assert all(getattr(zs2, name) is not None for name in zs2.__all__)
+    assert zs2.ClipConfig is ClipConfig
+    assert zs2.__version__ == version("zs2")
+
+
 def test_clip_has_the_promised_shapes(sampler: ZS2Sampler):
     """frames UInt8 (n, height, width, 3), latents (n, c, h, w), trace n−1 values."""
     clip = sampler("a star", num_frames=3, height=48, width=24, seed=0, **QUICK)
@@ -214,6 +232,15 @@ def test_clip_has_the_promised_shapes(sampler: ZS2Sampler):
     assert clip.latents.shape == (3, 4, 24, 12)
     assert len(clip.trace.kl) == len(clip.trace.alpha) == 2
     assert len(clip.images) == 3
+
+
+def test_clips_and_traces_are_equal_to_themselves_alone(sampler: ZS2Sampler):
+    """They hold arrays, which have no one answer to ==: each is itself, and may be a key."""
+    clip, again = (sampler("a star", num_frames=3, seed=1, **QUICK) for _ in "12")
+    for one, other in ((clip, again), (clip.trace, again.trace)):
+        assert one == one
+        assert one != other
+        assert len({one, other, one}) == 2
 
 
 def snapshot(pipe) -> dict:
@@ -305,7 +332,7 @@ def test_negative_prompt_and_guidance_change_the_clip(sampler: ZS2Sampler):
         ({"scheduler": "magic"}, "scheduler: expected one of ddim"),
         ({"output_type": "gif"}, "output_type: expected one of"),
         ({"seed": -1}, "seed: expected a whole number of at least 0"),
-        ({"seed": [1, 2]}, r"seed: expected one number or one per clip \(1\), found 2"),
+        ({"seed": [1, 2]}, r"seed: expected one number or one per prompt \(1\), found 2"),
         ({"latents": torch.zeros(2, 4, 16, 16)}, "latents: expected a tensor of shape"),
     ],
 )

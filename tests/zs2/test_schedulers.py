@@ -38,6 +38,24 @@ def test_more_steps_than_a_schedule_has(own: Any, name: str, most: int | None):
     assert made.step(x, made.timesteps[0], x)[0].isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["ddim", "pndm", "lcm"])
+def test_far_too_many_steps_are_told_at_once(own: Any, name: str, monkeypatch: pytest.MonkeyPatch):
+    """The limit of 300,000 steps is looked for among those that the schedule was trained with: with
+    no more schedules made than it has steps."""
+    kind, made = type(make_scheduler(name, own)), []
+    whole = kind.set_timesteps
+
+    def counted(self: Any, steps: int, *args: Any, **kwargs: Any) -> None:
+        made.append(steps)
+        whole(self, steps, *args, **kwargs)
+
+    monkeypatch.setattr(kind, "set_timesteps", counted)
+    most = 50 if name == "lcm" else 999
+    with pytest.raises(ValueError, match=f"at most {most}, as the scheduler is .* found 300000"):
+        check_steps(name, own, 300_000)
+    assert len(made) <= 1 + own.config.num_train_timesteps
+
+
 @pytest.mark.parametrize("name", SCHEDULER_CLASSES)
 def test_usual_numbers_of_steps(own: Any, name: str):
     """None of them is refused."""
