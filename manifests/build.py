@@ -26,6 +26,7 @@ from manifests.row import RowError, parse_row
 from manifests.storage import write_aside
 from manifests.validate import check_rows, format_problems
 
+SUFFIX = ".parquet"
 SLUG = 48  # characters of an id that come from the prompt
 BATCH_ROWS = 8192
 MAX_FAULTS = 50  # shown; the rest is counted
@@ -67,12 +68,16 @@ def build(
         columns: values for every row that has none of its own.
 
     Raises:
-        ManifestError: the source cannot be read, rows would not be valid, or no prompt has a slot.
-            Nothing is written.
+        ManifestError: the source cannot be read, rows would not be valid, no prompt has a slot, or
+            `output` is the source or no name of a Parquet file. Nothing is written.
     """
-    path = Path(source)
+    path, target = Path(source), Path(output)
+    if path.is_file() and target.exists() and path.samefile(target):
+        raise ManifestError(
+            f"{target} is the source itself: name another file, that ends in {SUFFIX}"
+        )
     recipe = _Recipe(str(path), lambda: _read(path), grid or {}, slots or {}, columns or {})
-    return _write(recipe, Path(output))
+    return _write(recipe, target)
 
 
 def build_from(
@@ -92,6 +97,11 @@ def build_from(
 def _write(recipe: _Recipe, target: Path) -> int:
     if target.is_dir():
         raise ManifestError(f"{target} is a folder: name a file, such as {target}/manifest.parquet")
+    if target.suffix.lower() != SUFFIX:
+        raise ManifestError(
+            f"{target}: expected a name that ends in {SUFFIX}, as a manifest is a Parquet file; "
+            f"name it {target.with_suffix(SUFFIX)}"
+        )
     _check_recipe(recipe)
     schema, rows = _survey(recipe)
     _check_slots(recipe)

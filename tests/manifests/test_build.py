@@ -215,6 +215,27 @@ def test_an_output_that_cannot_be_written_is_said(tmp_path: Path):
         build(tmp_path / "p.txt", tmp_path / "p.txt" / "m.parquet")
 
 
+@pytest.mark.parametrize("name", ["p.csv", "sub/../p.csv", "link.parquet"])
+def test_the_source_is_not_written_over(tmp_path: Path, name: str):
+    """Under whatever name the output is the source, it stays what it was."""
+    source = tmp_path / "p.csv"
+    source.write_text("prompt\na star\n")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link.parquet").symlink_to(source)
+    with pytest.raises(ManifestError, match="is the source itself: name another file"):
+        build(source, tmp_path / name)
+    assert source.read_text() == "prompt\na star\n" and (tmp_path / "link.parquet").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out"])
+def test_a_manifest_has_the_name_of_a_parquet_file(tmp_path: Path, name: str):
+    """Nothing is Parquet under another name; the message has one that is right."""
+    (tmp_path / "p.txt").write_text("a star\n")
+    with pytest.raises(ManifestError, match=r"ends in \.parquet.*name it .*/out\.parquet$"):
+        build(tmp_path / "p.txt", tmp_path / name)
+    assert [p.name for p in tmp_path.iterdir()] == ["p.txt"]
+
+
 def test_a_failed_build_leaves_the_old_manifest(tmp_path: Path):
     """Written aside, checked, renamed."""
     make(tmp_path, "p.txt", "one\n")
