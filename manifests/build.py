@@ -80,6 +80,16 @@ def build(
     return _write(recipe, target)
 
 
+def unfilled(source: str | Path) -> dict[str, int]:
+    """The slots that a source's prompts name, each with its first line: without values for any slot
+    they are text, and stay in the prompts as they stand."""
+    found: dict[str, int] = {}
+    for line, record in _read(Path(source)):
+        for name in _slots_of(record.get("prompt", "")):
+            found.setdefault(name, line)
+    return found
+
+
 def build_from(
     name: str,
     records: Sequence[Mapping[str, Any]],

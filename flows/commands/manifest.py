@@ -10,9 +10,9 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from flows.console import table
+from flows.console import say, table
 from flows.errors import UsageError, check_local
-from manifests.build import build, show
+from manifests.build import build, show, unfilled
 from manifests.columns import column_records
 from manifests.inputs import InputFiles
 from manifests.kinds import count
@@ -23,6 +23,8 @@ from manifests.row import RowError, parse_defaults
 from manifests.study import build_study
 from manifests.validate import Problem, check_rows, format_problems
 from tasks.catalogue import Catalogue
+
+MOST_SLOTS = 5  # told; the rest is counted
 
 
 def validate(
@@ -118,7 +120,21 @@ def build_manifests(
         slots=dict(_slot(text) for text in slots),
         columns=columns,
     )
+    if not slots:
+        _tell_unfilled(source)
     return [(out, rows)]
+
+
+def _tell_unfilled(source: Path) -> None:
+    """On standard error: braces may be meant as text."""
+    found = unfilled(source)
+    for name, line in [*found.items()][:MOST_SLOTS]:
+        say(
+            f"{source} line {line}: the prompt has {{{name}}}, but no --slot {name}=A,B,… was given; "
+            "it stays in the prompt as it stands"
+        )
+    if len(found) > MOST_SLOTS:
+        say(f"… and {count(len(found) - MOST_SLOTS, 'more slot')}")
 
 
 def _build_recipe(recipe: str, date: str | None, out: Path, own: Mapping[str, object]) -> int:

@@ -14,6 +14,7 @@ from manifests.columns import is_id
 from manifests.read import ManifestError, open_manifest
 from manifests.row import ManifestRow
 from manifests.validate import check_rows
+from tests.flows.running import zs2
 
 
 def rows(path: Path) -> list[ManifestRow]:
@@ -114,6 +115,23 @@ def test_braces_are_text_where_no_slots_are_given(tmp_path: Path):
     """Prompts may hold anything."""
     (row,) = make(tmp_path, "p.txt", "a {color} star\n")
     assert row.prompt == ("a {color} star",)
+
+
+def test_slots_without_values_are_told(tmp_path: Path):
+    """The command writes them as text and says so, once each and on standard error; braces around
+    anything but a name, and prompts of a command with --slot, are not mentioned."""
+    source, out = tmp_path / "p.txt", tmp_path / "m.parquet"
+    source.write_text("a {} star { and } {a b}\na {color} star\na {color} {thing}\n")
+    answer = zs2("manifest", "build", source, "-o", out)
+    assert (answer.code, answer.out) == (0, f"{out}: 3 rows\n")
+    says = "but no --slot {0}=A,B,… was given; it stays in the prompt as it stands"
+    assert answer.err.splitlines() == [
+        f"{source} line 2: the prompt has {{color}}, {says.format('color')}",
+        f"{source} line 3: the prompt has {{thing}}, {says.format('thing')}",
+    ]
+    assert rows(out)[1].prompt == ("a {color} star",)
+    slots = ["--slot", "color=red", "--slot", "thing=star"]
+    assert zs2("manifest", "build", source, "-o", out, *slots).err == ""
 
 
 def test_an_id_of_a_prompt_does_not_depend_on_its_neighbours(tmp_path: Path):
