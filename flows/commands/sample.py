@@ -67,6 +67,11 @@ def sample(
         raw = _row_of(source, row_id, prompts)
         row, own, base = parse_row(raw.values, defaults), raw.values, folder_of(raw.file)
     else:
+        if row_id is not None:
+            raise UsageError(
+                f"--id: expected --from MANIFEST with it, found {row_id!r} alone; give the manifest, or "
+                "leave it out: a clip of its own is named by --out"
+            )
         own = defaults | _values_from_words(prompts, out, seed, model, defaults)
         row, base, inputs = parse_row(own), Path.cwd(), InputFiles(None)
     if not _has_name_of(out, row.codec, row_id):
@@ -93,6 +98,12 @@ def _values_from_words(
 ) -> dict[str, Any]:
     if not prompts:
         raise UsageError('expected a prompt, as in zs2 sample "a red star", or --from and --id')
+    for name, value in (("seed", seed), ("model", model)):
+        if value is not None and defaults.get(name, value) != value:
+            raise UsageError(
+                f"--{name}: expected one {name}, found {value} and --set {name}={defaults[name]}; "
+                "leave one of them out"
+            )
     codec = defaults.get("codec") or _codec_of(out)
     values: dict[str, Any] = {"id": _id_of(out, codec), "prompt": list(prompts)}
     given = (("seed", seed), ("model", model), ("codec", None if "codec" in defaults else codec))

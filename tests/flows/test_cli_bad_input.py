@@ -296,6 +296,19 @@ SAMPLES = {
     "unknown suffix": (["a", "-o", "a.xyz"], (".mp4", ".gif", "a.xyz")),
     "--from without --id": (["--from", "m.parquet", "-o", "a.mp4"], ("--from", "--id")),
     "--id of no row": (["--from", "m.parquet", "--id", "z", "-o", "a.mp4"], ("--id", "'z'")),
+    "--id without --from": (["a", "-o", "a.mp4", "--id", "z"], ("--id", "--from", "'z'")),
+    "two seeds": (
+        ["a", "-o", "a.mp4", "--seed", "4", "--set", "seed=3"],
+        ("--seed: expected one seed, found 4 and --set seed=3", "leave one"),
+    ),
+    "two models": (
+        ["a", "-o", "a.mp4", "--model", "zs2-mini", "--set", "model=a/b"],
+        ("--model: expected one model, found zs2-mini and --set model=a/b",),
+    ),
+    "a column set twice": (
+        ["a", "-o", "a.mp4", "--set", "num_frames=4", "--set", "num_frames=6"],
+        ("--set: expected one value of num_frames, found '4' and '6'", "leave one"),
+    ),
     "the row's codec has another suffix": (
         ["--from", "m.parquet", "--id", "r0", "-o", "a.gif"],
         (".mp4", "h264", "a.gif"),

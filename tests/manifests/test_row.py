@@ -383,12 +383,16 @@ def test_settings_from_a_run_file_or_a_deployment_are_checked_alike():
     assert len(error.value.faults) == 3
 
 
-def test_all_bad_settings_are_told_at_once_and_the_last_good_one_wins():
+def test_all_bad_settings_are_told_at_once_and_a_column_has_one_value():
     """A command line is mended once."""
     with pytest.raises(RowError) as error:
         parse_defaults(["num_frames=0", "height=37"])
     assert len(error.value.faults) == 2
-    assert parse_defaults(["seed=1", "seed=2"]) == {"seed": 2}
+    assert parse_defaults(["seed=1", "seed=1"]) == {"seed": 1}
+    with pytest.raises(
+        RowError, match=r"--set: expected one value of seed, found '1' and '2' \(leave"
+    ):
+        parse_defaults(["seed=1", "height=64", "seed=2"])
 
 
 ANYTHING = st.recursive(
