@@ -23,6 +23,7 @@ from manifests.schema import schema_faults
 from manifests.stored_inputs import NothingThereError, fetch_manifests
 from manifests.values import has_oversize, to_python
 
+TEXTS = (".txt", ".csv", ".jsonl", ".ndjson")  # what `manifests.build` makes manifests of
 MAX_BATCH_ROWS = 8192
 MAX_FAULTS = 50  # of files; shown, the rest is counted
 MAX_BATCH_BYTES = 16 * 2**20  # a batch's rows as Python objects are a few times this
@@ -284,9 +285,14 @@ def _unreadable(name: str, path: Path, error: Exception) -> ManifestError:
         )
     if magic == b"PAR1":
         return ManifestError(f"{name} is truncated or damaged Parquet: write it again ({reason})")
-    build = f"`zs2 manifest build {Path(name).name}` makes one from .txt, .csv or .jsonl"
     what = "an empty file" if not magic else "not Parquet"
-    return ManifestError(f"{name} is {what}: a manifest is a Parquet file. {build}")
+    own = Path(name)
+    texts = own.name if own.suffix.lower() in TEXTS else "PROMPTS.csv"
+    target = own.with_suffix(".parquet").name if texts == own.name else "NEW.parquet"
+    return ManifestError(
+        f"{name} is {what}: a manifest is a Parquet file; `zs2 manifest build {texts} -o {target}` "
+        "makes one from .txt, .csv or .jsonl"
+    )
 
 
 def _read_file(file: ManifestFile, first: int, wanted: _Wanted) -> Iterator[RawBatch]:

@@ -28,7 +28,9 @@ def schema_faults(schema: pa.Schema) -> list[str]:
             found = schema.field(name).type
             if not _holds(found, kind.holds, kind.lists):
                 expected = COLUMNS[name].arrow
-                faults.append(f"{shown}: expected {expected}, found {_cut_type(found)}")
+                cast = f'; in pandas, df["{name}"] = df["{name}"].astype(str)'
+                remedy = cast if kind.holds == "text" and _is_number(found) else ""
+                faults.append(f"{shown}: expected {expected}, found {_cut_type(found)}{remedy}")
         elif not name.startswith(META):
             faults.append(f"{shown}: unknown column, {meant(name)}")
     for name in ("id", "prompt"):
@@ -55,4 +57,8 @@ def _holds(found: pa.DataType, holds: str, lists: bool) -> bool:
             or pa.types.is_large_string(found)
             or pa.types.is_string_view(found)
         )
+    return _is_number(found)
+
+
+def _is_number(found: pa.DataType) -> bool:
     return pa.types.is_integer(found) or pa.types.is_floating(found) or pa.types.is_decimal(found)

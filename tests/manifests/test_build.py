@@ -164,6 +164,10 @@ BAD = [
     ("p.jsonl", "[" * 100_000 + "\n", ["line 1", "not JSON"]),
     ("p.jsonl", '{"prompt": "a", "id": 3}\n', ["line 1", "id"]),
     ("p.yaml", "a: b\n", [".txt, .csv or .jsonl"]),
+    ("p.json", "[]", [".txt, .csv or .jsonl", "one object a line", "name it .jsonl"]),
+    ("p.tsv", "prompt\tseed\n", [".txt, .csv or .jsonl", "with commas", "name it .csv"]),
+    ("p.csv", "prompt;seed\na;1\n", ["line 1: expected commas", "semicolons in 'prompt;seed'"]),
+    ("p.csv", "prompt\tseed\na\t1\n", ["line 1: expected commas", "tabs in"]),
 ]
 
 

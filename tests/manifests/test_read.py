@@ -236,9 +236,13 @@ def test_what_is_not_parquet_is_said(tmp_path: Path, write: Any):
     """Text, an empty file, and Parquet cut anywhere."""
     path = tmp_path / "x.parquet"
     path.write_text("id,prompt\na,b\n")
-    assert "not Parquet" in refused(path)
+    makes = "a manifest is a Parquet file; `zs2 manifest build {} makes one from"
+    general = makes.format("PROMPTS.csv -o NEW.parquet`")
+    assert f"{path} is not Parquet: {general}" in refused(path)
+    own = path.rename(tmp_path / "p.csv")
+    assert f"not Parquet: {makes.format('p.csv -o p.parquet`')}" in refused(own)
     path.write_bytes(b"")
-    assert "empty file" in refused(path)
+    assert f"empty file: {general}" in refused(path)
     whole = write(columns(*map(str, range(100))), "whole.parquet").read_bytes()
     for cut in (4, 8, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:cut])
@@ -268,7 +272,15 @@ def test_a_manifest_without_rows_is_refused(write: Any, tmp_path: Path):
     [
         ({"id": ["a"], "promt": ["p"]}, ["`promt`", "did you mean `prompt`?", "`prompt`: missing"]),
         ({"prompt": ["p"]}, ["`id`: missing"]),
-        ({"id": [1], "prompt": ["p"]}, ["`id`", "expected string", "found int64"]),
+        (
+            {"id": [1], "prompt": ["p"]},
+            [
+                "`id`",
+                "expected string",
+                "found int64",
+                'in pandas, df["id"] = df["id"].astype(str)',
+            ],
+        ),
         ({"id": ["a"], "prompt": [b"p"]}, ["`prompt`", "found binary"]),
         ({"id": ["a"], "prompt": [[["p"]]]}, ["`prompt`", "found list<"]),
         ({"id": ["a"], "prompt": [{"k": "p"}]}, ["`prompt`", "found struct<"]),
