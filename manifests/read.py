@@ -19,6 +19,7 @@ from manifests.digest import file_sha256
 from manifests.kinds import describe
 from manifests.object_store import is_url
 from manifests.pages import PageError, Reading, reading_of
+from manifests.run_file import read_derived
 from manifests.schema import schema_faults
 from manifests.stored_inputs import NothingThereError, fetch_manifests
 from manifests.values import has_oversize, to_python
@@ -197,6 +198,7 @@ def open_manifest(source: str | Path) -> Manifest:
     faults: list[str] = []
     files = tuple(_open_file(name, path, faults) for name, path in _find(source))
     if faults:
+        _refuse_run_folder(source)
         more = [f"… and {len(faults) - MAX_FAULTS:,} more"] if len(faults) > MAX_FAULTS else []
         raise ManifestError("\n".join(faults[:MAX_FAULTS] + more))
     if not any(file.num_rows for file in files):
@@ -238,8 +240,20 @@ def _find_local(source: str | Path) -> list[Path]:
     # two names of one file (a link beside its target) would make every row a duplicate
     files = {p.resolve(): p for p in sorted(found, reverse=True) if p.is_file()}
     if not files:
+        _refuse_run_folder(source)
         raise ManifestError(missing)
     return sorted(files.values())
+
+
+def _refuse_run_folder(source: str | Path) -> None:
+    """Of a folder that is no manifest: its files' many faults are one."""
+    said = None if is_url(source) else read_derived(Path(source) / "run.json")
+    if said is not None:
+        manifest = str(said.get("manifest") or "")
+        was = (
+            f"; its manifest was {manifest[:1000]}: give that" if manifest else "; give a manifest"
+        )
+        raise ManifestError(f"{source} is a run folder (it has run.json), not a manifest{was}")
 
 
 def _visible(path: Path) -> bool:

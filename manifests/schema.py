@@ -11,11 +11,14 @@ from manifests.values import is_list
 
 MAX_COLUMNS = 1000  # of which all but about 40 are the user's own
 
+MOST_UNKNOWN = 5  # of a file, told one by one; the rest is counted
+
 
 def schema_faults(schema: pa.Schema) -> list[str]:
     """What is wrong with a file's columns, a line each: unknown, missing, twice there, too many, or of a
     type whose values could not be meant."""
     faults: list[str] = []
+    unknown: list[str] = []
     names: list[str] = schema.names
     if len(names) > MAX_COLUMNS:
         return [f"expected at most {MAX_COLUMNS:,} columns, found {len(names):,}; leave some out"]
@@ -32,7 +35,10 @@ def schema_faults(schema: pa.Schema) -> list[str]:
                 remedy = cast if kind.holds == "text" and _is_number(found) else ""
                 faults.append(f"{shown}: expected {expected}, found {_cut_type(found)}{remedy}")
         elif not name.startswith(META):
-            faults.append(f"{shown}: unknown column, {meant(name)}")
+            unknown.append(f"{shown}: unknown column, {meant(name)}")
+    faults += unknown[:MOST_UNKNOWN]
+    if len(unknown) > MOST_UNKNOWN:
+        faults.append(f"… and {len(unknown) - MOST_UNKNOWN:,} more unknown columns")
     for name in ("id", "prompt"):
         if name not in names:
             faults.append(f"`{name}`: missing, expected a column of {COLUMNS[name].arrow}")

@@ -307,6 +307,32 @@ def test_a_schema_that_cannot_be_meant_is_refused(
         assert word in message
 
 
+def test_many_unknown_columns_are_few_lines(write: Any):
+    """5 of a file, and how many more; what else is wrong with it is told, too."""
+    path = write({"id": ["a"], **{f"x{i}": [1] for i in range(40)}})
+    *five, more, last = refused(path).splitlines()
+    assert [line.split(":")[1] for line in five] == [f" `x{i}`" for i in range(5)]
+    assert more == f"{path}: … and 35 more unknown columns"
+    assert "`prompt`: missing" in last
+
+
+def test_a_run_folder_is_no_manifest(write: Any, tmp_path: Path):
+    """One line names the run's manifest, whatever of the run is there; a folder of manifests where a
+    run wrote no more than its run.json is one still."""
+    run = tmp_path / "m"
+    write(columns("a"), "m/1.parquet")
+    (run / "run.json").write_text('{"manifest": "/data/prompts.parquet"}')
+    assert ids(open_manifest(run)) == ["a"]
+    says = f"{run} is a run folder (it has run.json), not a manifest"
+    write({"row": [1], "status": ["ok"]}, "m/results/part-1.parquet")
+    assert refused(run) == f"{says}; its manifest was /data/prompts.parquet: give that"
+    for path in run.rglob("*.parquet"):
+        path.unlink()
+    assert refused(run) == f"{says}; its manifest was /data/prompts.parquet: give that"
+    (run / "run.json").write_text("{}")
+    assert refused(run) == f"{says}; give a manifest"
+
+
 def test_the_schema_faults_of_all_files_are_told_at_once(write: Any, tmp_path: Path):
     """Not those of the first file alone."""
     write({**columns("a"), "sede": [1]}, "m/1.parquet")
