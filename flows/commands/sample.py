@@ -14,7 +14,7 @@ from flows.computing import computing
 from flows.errors import RenderError, UsageError, check_local, exit_code_of
 from manifests.inputs import InputFiles
 from manifests.read import RawRow, open_manifest
-from manifests.row import parse_defaults, parse_row
+from manifests.row import ManifestRow, RowError, parse_defaults, parse_row
 from manifests.storage import SUFFIXES, aside_path, make_folder
 from manifests.validate import folder_of
 from tasks import stages
@@ -73,7 +73,7 @@ def sample(
                 "leave it out: a clip of its own is named by --out"
             )
         own = defaults | _values_from_words(prompts, out, seed, model, defaults)
-        row, base, inputs = parse_row(own), Path.cwd(), InputFiles(None)
+        row, base, inputs = _row_from_words(own), Path.cwd(), InputFiles(None)
     if not _has_name_of(out, row.codec, row_id):
         wanted = repr(SUFFIXES[row.codec]) if SUFFIXES[row.codec] else "no suffix"
         raise UsageError(
@@ -108,6 +108,17 @@ def _values_from_words(
     values: dict[str, Any] = {"id": _id_of(out, codec), "prompt": list(prompts)}
     given = (("seed", seed), ("model", model), ("codec", None if "codec" in defaults else codec))
     return values | {name: value for name, value in given if value is not None}
+
+
+def _row_from_words(own: Mapping[str, Any]) -> ManifestRow:
+    try:
+        return parse_row(own)
+    except RowError as error:
+        many = f"{len(own['prompt'])} prompts"  # the words of one, most often
+        remedy = "or put one prompt in quotes"
+        raise RowError(
+            [f._replace(hint=f"{f.hint}; {remedy}") if f.found == many else f for f in error.faults]
+        ) from error
 
 
 def _row_of(source: str, row_id: str | None, prompts: Sequence[str]) -> RawRow:

@@ -297,6 +297,10 @@ SAMPLES = {
     "--from without --id": (["--from", "m.parquet", "-o", "a.mp4"], ("--from", "--id")),
     "--id of no row": (["--from", "m.parquet", "--id", "z", "-o", "a.mp4"], ("--id", "'z'")),
     "--id without --from": (["a", "-o", "a.mp4", "--id", "z"], ("--id", "--from", "'z'")),
+    "a prompt without quotes": (
+        ["a", "red", "star", "-o", "a.mp4", "--set", "num_frames=2"],
+        ("prompt: expected 1 prompt, found 3", "set num_frames to 24; or put one prompt in quotes"),
+    ),
     "two seeds": (
         ["a", "-o", "a.mp4", "--seed", "4", "--set", "seed=3"],
         ("--seed: expected one seed, found 4 and --set seed=3", "leave one"),

@@ -285,6 +285,18 @@ def test_good_values_and_what_follows_from_them(values: dict[str, Any], column: 
     assert getattr(parse(**values), column) == parsed
 
 
+@pytest.mark.parametrize(
+    ("values", "frames"),
+    [({}, 24), ({"num_frames": 2}, 24), ({"num_frames": 20, "segment_frames": 5}, 15)],
+)
+def test_a_storyboard_of_another_length_is_told_its_frames(values: dict[str, Any], frames: int):
+    """Those that make one segment a prompt: the row is good with them."""
+    story = {**values, "prompt": ["a", "b", "c"]}
+    with pytest.raises(RowError, match=f"one prompt per segment: set num_frames to {frames}\\)$"):
+        parse(**story)
+    assert parse(**{**story, "num_frames": frames}).num_segments == 3
+
+
 def test_segments_cover_the_clip():
     """⌈n/m⌉ segments."""
     assert parse(num_frames=24).num_segments == 3
