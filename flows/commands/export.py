@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from typing import Any
 
 from flows.console import say
@@ -39,6 +40,11 @@ def export(
             raise UsageError(
                 f"--min-score: expected {', '.join(SCORE_NAMES)}, each as NAME=NUMBER, found {text!r}"
             )
+        if not _is_number(value):
+            raise UsageError(
+                f"--min-score: expected a number after {name.strip()}=, found {value!r}, as in "
+                f"--min-score {name.strip()}=0.5"
+            )
         conditions.append(f"{name}>={value}")
     chosen, limit = conditions_of(conditions), shard_size(size)
     run_folder = RunFolder(out)
@@ -57,6 +63,13 @@ def export(
         "damaged": done.damaged,
         "frames_left_out": done.frames_left_out,
     }
+
+
+def _is_number(value: str) -> bool:
+    try:
+        return not isnan(float(value))  # which no score is at least
+    except ValueError:
+        return False
 
 
 def text(report: Mapping[str, Any]) -> str:

@@ -164,7 +164,13 @@ def _slot(text: str) -> tuple[str, list[str]]:
 
 
 def show_rows(manifest: str, limit: int, as_json: bool) -> str:
-    """The first rows, one block each or one JSON line each."""
+    """The first rows, one block each or one JSON line each.
+
+    Raises:
+        UsageError: a limit that shows none. ManifestError: see `open_manifest`.
+    """
+    if limit < 1:
+        raise UsageError(f"--limit: expected at least 1, found {limit}")
     rows = show(open_manifest(manifest), limit)
     if as_json:
         return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)

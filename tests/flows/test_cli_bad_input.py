@@ -283,6 +283,13 @@ def test_folder_without_a_run(command: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("limit", ["0", "-1"])
+def test_a_manifest_is_shown_by_a_row_at_least(limit: str, tmp_path: Path) -> None:
+    """`manifest show --limit` of none exits 2 with the option; nothing is printed."""
+    answer = zs2("manifest", "show", rows({})(tmp_path), "--limit", limit)
+    assert_refused(answer, f"--limit: expected at least 1, found {limit}")
+
+
 def test_retry_of_a_manifest_that_is_gone(tmp_path: Path) -> None:
     """The manifest that run.json names was removed: exit code 2 with its path."""
     (tmp_path / "run.json").write_text(
