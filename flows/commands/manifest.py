@@ -62,15 +62,20 @@ def validate(
 
 def verdict(found: Mapping[str, Any]) -> str:
     """What `validate` says of a manifest without problems."""
+    asked = _not_asked(found)
+    return f"{count(found['rows'], 'row')}, no problems" + (f"; {asked}" if asked else "")
+
+
+def report(found: Mapping[str, Any]) -> str:
+    """The problems as one text."""
+    told = format_problems([Problem(**problem) for problem in found["problems"]])
+    return "\n".join(text for text in (told, _not_asked(found)) if text)
+
+
+def _not_asked(found: Mapping[str, Any]) -> str:
     names = found["not_asked"]
     more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-    asked = f"; not asked of a hub: {', '.join(names[:3])}{more} (`zs2 plan` asks)" if names else ""
-    return f"{count(found['rows'], 'row')}, no problems{asked}"
-
-
-def report(problems: Sequence[dict[str, Any]]) -> str:
-    """The problems as one text."""
-    return format_problems([Problem(**problem) for problem in problems])
+    return f"not asked of a hub: {', '.join(names[:3])}{more} (`zs2 plan` asks)" if names else ""
 
 
 def build_manifests(

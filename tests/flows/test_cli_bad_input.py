@@ -398,6 +398,12 @@ def test_validate_looks_at_local_models_and_says_what_it_did_not_ask(tmp_path: P
     answer = zs2("manifest", "validate", manifest)
     assert (answer.code, answer.err) == (0, "")
     assert answer.out == ("2 rows, no problems; not asked of a hub: owner/name (`zs2 plan` asks)\n")
+    manifest = rows({"height": 37}, {"model": "owner/name"})(tmp_path)
+    answer = zs2("manifest", "validate", manifest)
+    assert answer.code == 2 and "1 problem in 1 row" in answer.err
+    last = answer.err.splitlines()[-1]
+    assert last == "not asked of a hub: owner/name (`zs2 plan` asks)"
+    assert "`zs2 plan` asks it" in " ".join(zs2("manifest", "validate", "--help").out.split())
     manifest = rows(*[{"height": 37}] * 60)(tmp_path)
     last = zs2("manifest", "validate", manifest).err.splitlines()[-1]
     assert last == "  … and 10 more (height: 10); `zs2 manifest validate --json` lists all"
