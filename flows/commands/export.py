@@ -7,6 +7,7 @@ from math import isnan
 from typing import Any
 
 from flows.console import say
+from flows.console import size as size_text
 from flows.errors import UsageError
 from manifests.best_by import SCORE_NAMES
 from manifests.kinds import count
@@ -78,7 +79,7 @@ def text(report: Mapping[str, Any]) -> str:
     kept = f", {shards - made} of them from before" if made < shards else ""
     lines = [
         f"{report['dest']}: {count(report['clips'], 'clip')} in {count(shards, 'shard')}{kept}, "
-        f"{report['bytes'] / 1e6:,.1f} MB, {report['format']}"
+        f"{size_text(report['bytes'])}, {report['format']}"
     ]
     if report["frames_left_out"]:
         lines.append(

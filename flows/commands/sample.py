@@ -148,8 +148,11 @@ def _id_of(out: Path, codec: str) -> str:
 def _codec_of(out: Path) -> str:
     codecs = {suffix: codec for codec, suffix in reversed(SUFFIXES.items())}
     if out.suffix.lower() not in codecs:
-        known = ", ".join(suffix or "no suffix for a folder of png" for suffix in sorted(codecs))
-        raise UsageError(f"--out: expected a name that ends in one of {known}, found {str(out)!r}")
+        *known, last = sorted(suffix for suffix in codecs if suffix)
+        raise UsageError(
+            f"--out: expected a name that ends in {', '.join(known)} or {last}, or one without a suffix "
+            f"for a folder of png, found {str(out)!r}"
+        )
     return codecs[out.suffix.lower()]
 
 

@@ -300,7 +300,10 @@ def test_retry_of_a_manifest_that_is_gone(tmp_path: Path) -> None:
 
 SAMPLES = {
     "no prompt": (["-o", "a.mp4"], ("expected a prompt", "--from")),
-    "unknown suffix": (["a", "-o", "a.xyz"], (".mp4", ".gif", "a.xyz")),
+    "unknown suffix": (
+        ["a", "-o", "a.xyz"],
+        ("ends in .gif, .mkv, .mp4 or .webp, or one without a suffix for a folder", "a.xyz"),
+    ),
     "--from without --id": (["--from", "m.parquet", "-o", "a.mp4"], ("--from", "--id")),
     "--id of no row": (["--from", "m.parquet", "--id", "z", "-o", "a.mp4"], ("--id", "'z'")),
     "--id without --from": (["a", "-o", "a.mp4", "--id", "z"], ("--id", "--from", "'z'")),

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.commands.export import text as export_text
 from flows.errors import UsageError
 from manifests.best_by import SCORE_NAMES
 from manifests.result import ResultRow
@@ -335,6 +336,8 @@ def test_the_command(run: RunFolder, tmp_path: Path) -> None:
     said = CliRunner().invoke(app, [*words, "--min-score", "clip_score=21", "--json"])
     assert said.exit_code == 0, said.output
     assert json.loads(said.stdout)["clips"] == 2
+    assert " B, " in export_text({**json.loads(said.stdout), "bytes": 999})
+    assert " 1.5 kB, " in export_text({**json.loads(said.stdout), "bytes": 1500})
     assert (
         "2 clips in 1 shard, 1 of them from before"
         in CliRunner().invoke(app, [*words, "--min-score", "clip_score=21"]).stdout
