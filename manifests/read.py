@@ -24,7 +24,8 @@ from manifests.schema import schema_faults
 from manifests.stored_inputs import NothingThereError, fetch_manifests
 from manifests.values import has_oversize, to_python
 
-TEXTS = (".txt", ".csv", ".jsonl", ".ndjson")  # what `manifests.build` makes manifests of
+# what `manifests.build` makes manifests of
+TEXTS: tuple[str, ...] = (".txt", ".csv", ".jsonl", ".ndjson")
 MAX_BATCH_ROWS = 8192
 MAX_FAULTS = 50  # of files; shown, the rest is counted
 MAX_BATCH_BYTES = 16 * 2**20  # a batch's rows as Python objects are a few times this
