@@ -33,7 +33,10 @@ def manifest_validate(
     trust_pickle: TrustOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check every row; all problems in one report. Exit code 2 when there are any."""
+    """Check every row; all problems in one report. Exit code 2 when there are any.
+
+    Models and add-ons on this machine are looked at; those of a hub are named, and `zs2 plan` asks it.
+    """
     from flows.commands import manifest as manifest_commands
 
     found = manifest_commands.validate(
@@ -45,7 +48,7 @@ def manifest_validate(
         print(printable(manifest_commands.verdict(found)))
     if found["problems"]:
         if not as_json:
-            say(manifest_commands.report(found["problems"]))
+            say(manifest_commands.report(found))
         raise typer.Exit(BAD_USAGE)
 
 

@@ -59,6 +59,16 @@ def check_local(option: str, path: Path) -> None:
         )
 
 
+def check_least(option: str, least: int, found: float) -> None:
+    """For a number that has a least value.
+
+    Raises:
+        UsageError: `found` is less, or no number.
+    """
+    if not found >= least:
+        raise UsageError(f"{option}: expected at least {least}, found {found}")
+
+
 class RenderError(RuntimeError):
     """A clip that could not be made, for a reason that a library gave."""
 

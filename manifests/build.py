@@ -21,15 +21,20 @@ from manifests.digest import id_hash
 from manifests.fault import Fault
 from manifests.kinds import describe
 from manifests.misspelt import meant
-from manifests.read import Manifest, ManifestError, open_manifest
+from manifests.read import TEXTS, Manifest, ManifestError, open_manifest
 from manifests.row import RowError, parse_row
 from manifests.storage import write_aside
 from manifests.validate import check_rows, format_problems
 
+SUFFIX = ".parquet"
 SLUG = 48  # characters of an id that come from the prompt
 BATCH_ROWS = 8192
 MAX_FAULTS = 50  # shown; the rest is counted
 _SLOT = re.compile(r"\{(\w+)\}")
+_REMEDIES = {
+    ".json": "write one object a line, and name it .jsonl",
+    ".tsv": "save it with commas between the columns, and name it .csv",
+}
 _SHORT = {"seed": "s", "kl_target": "kl", "momentum": "mu"}
 Records = Iterator[tuple[int, dict[str, Any]]]  # values by column, with the line they come from
 _ARROW = {"string": pa.string(), "int32": pa.int32(), "int64": pa.int64(), "float": pa.float64()}
@@ -67,12 +72,26 @@ def build(
         columns: values for every row that has none of its own.
 
     Raises:
-        ManifestError: the source cannot be read, rows would not be valid, or no prompt has a slot.
-            Nothing is written.
+        ManifestError: the source cannot be read, rows would not be valid, no prompt has a slot, or
+            `output` is the source or no name of a Parquet file. Nothing is written.
     """
-    path = Path(source)
+    path, target = Path(source), Path(output)
+    if path.is_file() and target.exists() and path.samefile(target):
+        raise ManifestError(
+            f"{target} is the source itself: name another file, that ends in {SUFFIX}"
+        )
     recipe = _Recipe(str(path), lambda: _read(path), grid or {}, slots or {}, columns or {})
-    return _write(recipe, Path(output))
+    return _write(recipe, target)
+
+
+def unfilled(source: str | Path) -> dict[str, int]:
+    """The slots that a source's prompts name, each with its first line: without values for any slot
+    they are text, and stay in the prompts as they stand."""
+    found: dict[str, int] = {}
+    for line, record in _read(Path(source)):
+        for name in _slots_of(record.get("prompt", "")):
+            found.setdefault(name, line)
+    return found
 
 
 def build_from(
@@ -92,6 +111,11 @@ def build_from(
 def _write(recipe: _Recipe, target: Path) -> int:
     if target.is_dir():
         raise ManifestError(f"{target} is a folder: name a file, such as {target}/manifest.parquet")
+    if target.suffix.lower() != SUFFIX:
+        raise ManifestError(
+            f"{target}: expected a name that ends in {SUFFIX}, as a manifest is a Parquet file; "
+            f"name it {target.with_suffix(SUFFIX)}"
+        )
     _check_recipe(recipe)
     schema, rows = _survey(recipe)
     _check_slots(recipe)
@@ -292,10 +316,12 @@ def suffix(name: str, value: Any) -> str:
 
 def _read(source: Path) -> Records:
     """The records of a text source with their line numbers, from 1; empty cells are left out."""
-    readers = {".txt": _read_txt, ".csv": _read_csv, ".jsonl": _read_jsonl, ".ndjson": _read_jsonl}
-    reader = readers.get(source.suffix.lower())
+    readers = dict(zip(TEXTS, (_read_txt, _read_csv, _read_jsonl, _read_jsonl), strict=True))
+    suffix = source.suffix.lower()
+    reader = readers.get(suffix)
     if reader is None:
-        raise ManifestError(f"{source}: expected a .txt, .csv or .jsonl file")
+        remedy = f"; {_REMEDIES[suffix]}" if suffix in _REMEDIES else ""
+        raise ManifestError(f"{source}: expected a .txt, .csv or .jsonl file{remedy}")
     if source.exists() and not source.is_file():
         raise ManifestError(f"{source} is not a regular file: give a .txt, .csv or .jsonl file")
     try:
@@ -320,6 +346,11 @@ def _read_txt(_: Path, file: TextIO) -> Records:
 def _read_csv(source: Path, file: TextIO) -> Records:
     reader = csv.DictReader(file, strict=True)
     names = [name.strip() for name in reader.fieldnames or []]
+    if len(names) == 1 and (other := next((sign for sign in ";\t" if sign in names[0]), None)):
+        raise ManifestError(
+            f"{source} line 1: expected commas between the columns, found "
+            f"{'semicolons' if other == ';' else 'tabs'} in {describe(names[0])}; save it with commas"
+        )
     _check_names(f"{source} line 1", names)
     if len(set(names)) < len(names):
         raise ManifestError(f"{source} line 1: a column's name stands there twice")

@@ -68,6 +68,7 @@ def _check_frames(
 ) -> None:
     n: int = row["num_frames"]
     m: int | None = row["segment_frames"]
+    most = SEGMENT_FRAMES if m is None else m  # of a longer clip
     if m is None:
         row["segment_frames"] = m = min(SEGMENT_FRAMES, n)
     elif m > n:
@@ -83,7 +84,8 @@ def _check_frames(
     if "prompt" not in bad and len(prompts) not in (1, segments):
         need = "1 prompt" if segments == 1 else f"1 prompt or {segments}, one per segment"
         found = f"{len(prompts)} prompts"
-        faults.append(Fault("prompt", need, found, f"{n} frames in segments of {m}"))
+        remedy = f"one prompt per segment: set num_frames to {len(prompts) * most}"
+        faults.append(Fault("prompt", need, found, f"{n} frames in segments of {m}; {remedy}"))
     for name, count in (("kl_target", n - 1), ("momentum", n)):
         value = row[name]
         if name not in bad and isinstance(value, tuple) and len(value) != count:

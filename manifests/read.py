@@ -19,10 +19,13 @@ from manifests.digest import file_sha256
 from manifests.kinds import describe
 from manifests.object_store import is_url
 from manifests.pages import PageError, Reading, reading_of
+from manifests.run_file import read_derived
 from manifests.schema import schema_faults
 from manifests.stored_inputs import NothingThereError, fetch_manifests
 from manifests.values import has_oversize, to_python
 
+# what `manifests.build` makes manifests of
+TEXTS: tuple[str, ...] = (".txt", ".csv", ".jsonl", ".ndjson")
 MAX_BATCH_ROWS = 8192
 MAX_FAULTS = 50  # of files; shown, the rest is counted
 MAX_BATCH_BYTES = 16 * 2**20  # a batch's rows as Python objects are a few times this
@@ -201,6 +204,7 @@ def open_manifest(source: str | Path) -> Manifest:
     faults: list[str] = []
     files = tuple(_open_file(name, path, faults) for name, path in _find(source))
     if faults:
+        _refuse_run_folder(source)
         more = [f"… and {len(faults) - MAX_FAULTS:,} more"] if len(faults) > MAX_FAULTS else []
         raise ManifestError("\n".join(faults[:MAX_FAULTS] + more))
     if not any(file.num_rows for file in files):
@@ -242,8 +246,20 @@ def _find_local(source: str | Path) -> list[Path]:
     # two names of one file (a link beside its target) would make every row a duplicate
     files = {p.resolve(): p for p in sorted(found, reverse=True) if p.is_file()}
     if not files:
+        _refuse_run_folder(source)
         raise ManifestError(missing)
     return sorted(files.values())
+
+
+def _refuse_run_folder(source: str | Path) -> None:
+    """Of a folder that is no manifest: its files' many faults are one."""
+    said = None if is_url(source) else read_derived(Path(source) / "run.json")
+    if said is not None:
+        manifest = str(said.get("manifest") or "")
+        was = (
+            f"; its manifest was {manifest[:1000]}: give that" if manifest else "; give a manifest"
+        )
+        raise ManifestError(f"{source} is a run folder (it has run.json), not a manifest{was}")
 
 
 def _visible(path: Path) -> bool:
@@ -289,9 +305,14 @@ def _unreadable(name: str, path: Path, error: Exception) -> ManifestError:
         )
     if magic == b"PAR1":
         return ManifestError(f"{name} is truncated or damaged Parquet: write it again ({reason})")
-    build = f"`zs2 manifest build {Path(name).name}` makes one from .txt, .csv or .jsonl"
     what = "an empty file" if not magic else "not Parquet"
-    return ManifestError(f"{name} is {what}: a manifest is a Parquet file. {build}")
+    own = Path(name)
+    texts = own.name if own.suffix.lower() in TEXTS else "PROMPTS.csv"
+    target = own.with_suffix(".parquet").name if texts == own.name else "NEW.parquet"
+    return ManifestError(
+        f"{name} is {what}: a manifest is a Parquet file; `zs2 manifest build {texts} -o {target}` "
+        "makes one from .txt, .csv or .jsonl"
+    )
 
 
 def _read_file(file: ManifestFile, first: int, wanted: _Wanted) -> Iterator[RawBatch]:

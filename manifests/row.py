@@ -156,18 +156,22 @@ def parse_defaults(pairs: Iterable[str]) -> dict[str, Any]:
     """Run defaults from `column=value` texts, as `--set` takes them; see `check_defaults`.
 
     Text columns take the value as it stands, or a JSON list where several are meant; others take a
-    JSON number or list of numbers. The last of a column wins.
+    JSON number or list of numbers. A column has one value: that again is no fault, another one is.
 
     Raises:
         RowError: with every fault.
     """
     values: dict[str, Any] = {}
+    texts: dict[str, str] = {}
     faults: list[Fault] = []
     for pair in pairs:
         name, equals, value = pair.partition("=")
         name = name.strip()
         column = COLUMNS.get(name)
-        if not equals or not name:
+        if equals and texts.setdefault(name, value) != value:
+            found = f"{describe(texts[name])} and {describe(value)}"
+            faults.append(Fault("--set", f"one value of {name}", found, "leave one of them out"))
+        elif not equals or not name:
             faults.append(Fault("--set", "column=value", describe(pair)))
         elif column is None or (column.kind.holds == "text" and not _is_list(column, value)):
             values[name] = value

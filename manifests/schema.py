@@ -11,11 +11,14 @@ from manifests.values import is_list
 
 MAX_COLUMNS = 1000  # of which all but about 40 are the user's own
 
+MOST_UNKNOWN = 5  # of a file, told one by one; the rest is counted
+
 
 def schema_faults(schema: pa.Schema) -> list[str]:
     """What is wrong with a file's columns, a line each: unknown, missing, twice there, too many, or of a
     type whose values could not be meant."""
     faults: list[str] = []
+    unknown: list[str] = []
     names: list[str] = schema.names
     if len(names) > MAX_COLUMNS:
         return [f"expected at most {MAX_COLUMNS:,} columns, found {len(names):,}; leave some out"]
@@ -28,9 +31,14 @@ def schema_faults(schema: pa.Schema) -> list[str]:
             found = schema.field(name).type
             if not _holds(found, kind.holds, kind.lists):
                 expected = COLUMNS[name].arrow
-                faults.append(f"{shown}: expected {expected}, found {_cut_type(found)}")
+                cast = f'; in pandas, df["{name}"] = df["{name}"].astype(str)'
+                remedy = cast if kind.holds == "text" and _is_number(found) else ""
+                faults.append(f"{shown}: expected {expected}, found {_cut_type(found)}{remedy}")
         elif not name.startswith(META):
-            faults.append(f"{shown}: unknown column, {meant(name)}")
+            unknown.append(f"{shown}: unknown column, {meant(name)}")
+    faults += unknown[:MOST_UNKNOWN]
+    if len(unknown) > MOST_UNKNOWN:
+        faults.append(f"… and {len(unknown) - MOST_UNKNOWN:,} more unknown columns")
     for name in ("id", "prompt"):
         if name not in names:
             faults.append(f"`{name}`: missing, expected a column of {COLUMNS[name].arrow}")
@@ -55,4 +63,8 @@ def _holds(found: pa.DataType, holds: str, lists: bool) -> bool:
             or pa.types.is_large_string(found)
             or pa.types.is_string_view(found)
         )
+    return _is_number(found)
+
+
+def _is_number(found: pa.DataType) -> bool:
     return pa.types.is_integer(found) or pa.types.is_floating(found) or pa.types.is_decimal(found)

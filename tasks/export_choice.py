@@ -51,6 +51,11 @@ class Conditions:
         params = json.loads(record.get("params") or "{}")
         return all(_holds(record.get(n, params.get(n)), test, v) for n, test, v in self.tests)
 
+    def __str__(self) -> str:
+        """As `--where` takes them; `--min-score` is one of them, too."""
+        signs = {test: sign for sign, test in _COMPARED.items()}
+        return " and ".join(f"{name}{signs[test]}{value}" for name, test, value in self.tests)
+
 
 ALL = Conditions()
 
@@ -132,7 +137,9 @@ def wanted(folder: RunFolder, scores: Scores, conditions: Conditions) -> list[Wa
         )
     if not found:
         _check_columns(folder, conditions, columns, is_scored=len(scores) > 0)
-        raise ExportError(f"{folder.name}: expected finished clips that meet --where, found none")
+        raise ExportError(
+            f"{folder.name}: expected finished clips that meet {conditions}, found none; ask for less"
+        )
     return sorted(found)
 
 

@@ -101,6 +101,7 @@ def histograms(values: Mapping[str, np.ndarray[Any, Any]]) -> str:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     grey = "#7a7a7a"  # reads on white and on black
     style: dict[Any, Any] = {
@@ -118,6 +119,7 @@ def histograms(values: Mapping[str, np.ndarray[Any, Any]]) -> str:
             known = values[score.name][np.isfinite(values[score.name])]
             if len(known):
                 axes.hist(known, bins=min(40, max(5, len(known) // 4)), color="#3b82c4")
+            axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))  # clips
             axes.set_title(score.label, fontsize=9)
             axes.set_xlabel(score.unit)
             axes.patch.set_alpha(0)
@@ -149,7 +151,10 @@ def _duplicates(folder: RunFolder, same: Duplicates, ids: Sequence[Todo], thresh
 def _coverage(made: Survey) -> str:
     slots = {name: column for name, column in made.columns.items() if column.is_slot}
     if not slots:
-        return f"<p>No column has between 2 and {MOST_VALUES} values.</p>"
+        return (
+            f"<p>No parameter and no meta_ column has between 2 and {MOST_VALUES} values; seeds and "
+            "prompts are not counted here.</p>"
+        )
     tables = [_slot(name, column) for name, column in sorted(slots.items(), key=_meta_first)]
     return "".join(tables) + _combinations(made, slots)
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from manifests.columns import COLUMNS, META
+from manifests.kinds import count
 from manifests.ledger import ledger_batches
 from manifests.result import RESULT_COLUMNS
 from manifests.scores import SCORE_NAMES, read_scores
@@ -189,7 +190,9 @@ def text(
     blocks: list[str] = []
     for summary in summaries:
         title = summary.group if by is None else f"{by} = {summary.group}"
-        lines = [f"{title}: {summary.clips:,} clips, {summary.prompts:,} different prompts"]
+        lines = [
+            f"{title}: {count(summary.clips, 'clip')}, {count(summary.prompts, 'different prompt')}"
+        ]
         lines.append(f"  {'':18}{'mean':>10}   {'95 % interval':22}  unit, what is better")
         for score in columns_shown(names):
             mean, ends = told(summary.scores[score.name])

@@ -79,7 +79,7 @@ def long_section(courses: Sequence[Course], settings: Mapping[str, Any]) -> Sect
                 interval_text(course.first),
                 interval_text(course.last),
                 interval_text(course.change.difference, signed=True),
-                p_text(course.change.p),
+                p_text(course.change.p).removeprefix("= "),
                 interval_text(course.scores["dynamic_degree"]),
                 interval_text(course.scores["frame_consistency"]),
             ]

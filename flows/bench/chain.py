@@ -14,12 +14,13 @@ from typing import Any
 from flows.bench.chain_memory import PROMPT, SEED, THREADS
 from flows.bench.machine import machine, machine_lines
 from flows.console import table
-from flows.errors import UsageError
+from flows.errors import check_least
 
 LONG = 16  # frames that longer clips are compared with
 MOST_GROWTH = 1.15  # of their memory, beside the latents themselves
 LEAST_SPEEDUP = 1.6  # of two samplers
 SHARES = 2
+LEAST_SHARED = 16  # frames: two segments
 MODELLED = (1, 2, 4, 8, 16)  # samplers
 
 
@@ -40,12 +41,11 @@ def chain(
     Raises:
         UsageError: no frames, steps or segments to measure. ChainError: a step failed.
     """
-    if min([steps, relay_steps, *frames]) < 1 or pairs < 0 or relay_frames < 16:
-        raise UsageError(
-            "zs2 bench chain: expected lengths and steps of at least 1, and a clip of at least 16 frames "
-            f"to share, found lengths {list(frames)}, steps {steps} and {relay_steps}, "
-            f"{relay_frames} frames to share; leave the options out for the defaults"
-        )
+    check_least("--frames", 1, min(frames, default=1))
+    check_least("--steps", 1, steps)
+    check_least("--pairs", 0, pairs)
+    check_least("--relay-frames", LEAST_SHARED, relay_frames)
+    check_least("--relay-steps", 1, relay_steps)
     lengths: dict[str, list[dict[str, Any]]] = {
         kind: [_length(count, steps, controlled) for count in frames]
         for kind, controlled in (("plain", False), ("controlnet", True))

@@ -14,7 +14,7 @@ from flows.bench.paired import in_turn, medians, timed
 from flows.bench.pipelines import sampler_of, set_threads, synchronize
 from flows.bench.tables import markdown_table
 from flows.console import table
-from flows.errors import UsageError
+from flows.errors import UsageError, check_least
 from zs2.config import SOLVERS
 from zs2.noise import dependency_noise
 
@@ -36,10 +36,8 @@ def noise(
     Raises:
         UsageError: too few frames or rounds. ModelError: no such model.
     """
-    if frames < 2 or rounds < 1:
-        raise UsageError(
-            f"zs2 bench noise: expected at least 2 frames and 1 round, found {frames} and {rounds}"
-        )
+    check_least("--frames", 2, frames)
+    check_least("--rounds", 1, rounds)
     if not 0 <= kl_target < math.inf:
         raise UsageError(f"--kl-target: expected a number of at least 0, found {kl_target}")
     set_threads(threads)

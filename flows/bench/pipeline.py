@@ -8,7 +8,7 @@ from typing import Any
 from flows.bench.machine import machine, machine_lines
 from flows.bench.steps import in_own_process
 from flows.console import table
-from flows.errors import UsageError
+from flows.errors import check_least
 
 LEAST_RATIO = 0.95  # where stages have cores of their own
 LEAST_ROWS = 8
@@ -24,11 +24,8 @@ def pipeline(rows: int, samplers: int) -> dict[str, Any]:
     Raises:
         UsageError: too few rows. BenchError: it failed.
     """
-    if rows < LEAST_ROWS or samplers < 1:
-        raise UsageError(
-            f"zs2 bench pipeline: expected at least {LEAST_ROWS} rows and 1 sampler, "
-            f"found {rows} and {samplers}"
-        )
+    check_least("--rows", LEAST_ROWS, rows)
+    check_least("--samplers", 1, samplers)
     found = machine()
     measured = in_own_process("flows.bench.pipeline_steps", str(rows), str(samplers))
     return {"machine": found, **judged(measured, found["cores"] - samplers)}

@@ -10,7 +10,7 @@ from flows.bench.machine import machine, machine_lines
 from flows.bench.plan_steps import STEPS, WARM_ROWS
 from flows.bench.steps import in_own_process
 from flows.console import table
-from flows.errors import UsageError
+from flows.errors import check_least
 
 MILLION = 1_000_000
 MOST_MB = 1000.0
@@ -36,11 +36,8 @@ def plan(rows: int, run_rows: int) -> dict[str, Any]:
     Raises:
         UsageError: too few rows. BenchError: a step failed.
     """
-    if rows < 1 or run_rows < LEAST_ROWS:
-        raise UsageError(
-            f"zs2 bench plan: expected at least 1 row and {LEAST_ROWS} for the run, "
-            f"found {rows} and {run_rows}"
-        )
+    check_least("--rows", 1, rows)
+    check_least("--run-rows", LEAST_ROWS, run_rows)
     steps: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="zs2-bench-") as folder:
         for name in STEPS:

@@ -27,7 +27,7 @@ from flows.bench.tables import markdown_table
 from flows.bench.work import counted
 from flows.computing import computing
 from flows.console import table
-from flows.errors import UsageError
+from flows.errors import UsageError, check_least
 from zs2.attention import MomentumState, momentum_attention
 from zs2.baselines import begin_and_warp
 from zs2.config import ClipConfig
@@ -75,14 +75,12 @@ def sampler(
     Raises:
         UsageError: sizes that cannot be measured. ModelError: see `sampler_of`.
     """
-    if frames < 2 or batch < 1 or pairs < 1:
-        raise UsageError(
-            "zs2 bench sampler: expected at least 2 frames, a batch and a pair of at least 1, "
-            f"found {frames}, {batch} and {pairs}"
-        )
+    check_least("--frames", 2, frames)
+    check_least("--batch", 1, batch)
+    check_least("--pairs", 1, pairs)
     declared = computing(dtype, engine=engine, clips_per_call=clips_per_call)
-    if steps is not None and steps < 1:
-        raise UsageError(f"--steps: expected at least 1, found {steps}")
+    if steps is not None:
+        check_least("--steps", 1, steps)
     if side is not None and (side < 8 or side % 8):
         raise UsageError(f"--side: expected a positive multiple of 8, found {side}")
     if guidance is not None and not math.isfinite(guidance):

@@ -9,7 +9,7 @@ from typing import Any
 from flows.bench.machine import machine, machine_lines
 from flows.bench.steps import in_own_process
 from flows.console import table
-from flows.errors import UsageError
+from flows.errors import UsageError, check_least
 
 LEAST_BUSY = 0.98  # of the actors' time
 MOST_DRIVER = 0.30  # of a core
@@ -32,11 +32,12 @@ def scale(
     Raises:
         UsageError: too few batches. BenchError: a step failed.
     """
-    if actors < 1 or batches < LEAST_BATCHES or seconds <= 0 or rows < 2 or pairs < 1:
-        raise UsageError(
-            f"zs2 bench scale: expected 1 actor, {LEAST_BATCHES} batches, 2 rows and 1 pair or more, and "
-            f"time for a batch, found {actors}, {batches}, {rows}, {pairs} and {seconds:g} s"
-        )
+    check_least("--actors", 1, actors)
+    check_least("--batches", LEAST_BATCHES, batches)
+    check_least("--rows", 2, rows)
+    check_least("--pairs", 1, pairs)
+    if seconds <= 0:
+        raise UsageError(f"--seconds: expected more than 0, found {seconds:g}")
     steps = "flows.bench.scale_steps"
     report = {
         "machine": machine(),

@@ -13,7 +13,7 @@ from flows.bench.moving_picture import Array, moving_picture
 from flows.bench.paired import in_turn, medians
 from flows.bench.tables import markdown_table
 from flows.console import size, table
-from flows.errors import UsageError
+from flows.errors import UsageError, check_least
 from manifests.storage import SUFFIXES
 from tasks.assemble import assemble
 from tasks.codecs import CODECS
@@ -31,7 +31,7 @@ def post(*, frames: int, sides: Sequence[int], rounds: int) -> dict[str, Any]:
     Raises:
         UsageError: frames, sizes or rounds that say nothing.
     """
-    _check("post", frames, sides, rounds)
+    _check(frames, sides, rounds)
     methods: dict[str, Callable[[Array], Array]] = {
         "flow, 2 times the rate": lambda clip: interpolate(clip, 2),
         "flow, 4 times the rate": lambda clip: interpolate(clip, 4),
@@ -55,7 +55,7 @@ def encode(*, frames: int, sides: Sequence[int], rounds: int) -> dict[str, Any]:
     Raises:
         UsageError: as of `post`. AssembleError: an ffmpeg that lacks a codec.
     """
-    _check("encode", frames, sides, rounds)
+    _check(frames, sides, rounds)
     with tempfile.TemporaryDirectory(prefix="zs2-bench-") as folder:
 
         def made(clip: Array) -> dict[str, tuple[Callable[[], object], int, int]]:
@@ -69,12 +69,12 @@ def encode(*, frames: int, sides: Sequence[int], rounds: int) -> dict[str, Any]:
         return _report(frames, sides, rounds, made)
 
 
-def _check(name: str, frames: int, sides: Sequence[int], rounds: int) -> None:
-    if frames < 2 or rounds < 1 or not sides or min(sides) < LEAST_SIDE:
-        raise UsageError(
-            f"zs2 bench {name}: expected at least 2 frames, 1 round and sides of {LEAST_SIDE} pixels "
-            f"or more, found {frames}, {rounds} and {list(sides)}"
-        )
+def _check(frames: int, sides: Sequence[int], rounds: int) -> None:
+    check_least("--frames", 2, frames)
+    check_least("--rounds", 1, rounds)
+    if not sides:
+        raise UsageError("--side: expected one size or more, found none")
+    check_least("--side", LEAST_SIDE, min(sides))
 
 
 def _report(

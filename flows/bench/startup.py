@@ -15,7 +15,7 @@ from flows.bench.machine import machine, machine_lines
 from flows.bench.scale_steps import write_rows
 from flows.bench.steps import BenchError
 from flows.console import table
-from flows.errors import UsageError
+from flows.errors import check_least
 
 MOST_SECONDS = 20.0  # from the command to the first row sampled, on two cores
 SAMPLED = "first row: sample"
@@ -32,8 +32,7 @@ def startup(runs: int) -> dict[str, Any]:
     Raises:
         UsageError: no run. BenchError: one failed.
     """
-    if runs < 1:
-        raise UsageError(f"zs2 bench startup: expected 1 run or more, found {runs}")
+    check_least("--runs", 1, runs)
     found = machine()
     with tempfile.TemporaryDirectory(prefix="zs2-bench-") as folder:
         manifest = write_rows(Path(folder, "m.parquet"), ROWS)

@@ -16,7 +16,7 @@ from flows.errors import UsageError, check_local
 from manifests.build import build, build_from
 from manifests.inputs import InputFiles
 from manifests.kinds import count
-from manifests.read import ManifestError, open_manifest
+from manifests.read import TEXTS, ManifestError, open_manifest
 from manifests.row import parse_defaults
 from manifests.storage import make_folder, write_aside
 from manifests.validate import Problem, check_rows, folder_of, format_problems
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from tasks.compare_table import Column
 
 MINI_PROMPTS = Path(__file__).parents[2] / "manifests" / "examples" / "mini-prompts.txt"
-TEXTS = (".txt", ".csv", ".jsonl", ".ndjson")
 SHARED = {  # what a table says of its clips: column → how it is written
     "num_frames": "frames",
     "num_inference_steps": "steps",

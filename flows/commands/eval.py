@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from manifests.storage import RunFolder
 from tasks import score_table
 from tasks.evaluate import Evaluation, evaluate
 
+DEVICE = re.compile(r"(cpu|cuda|mps|xpu)(:\d+)?")  # and torch says whether it is there
 OK, SOME_FAILED, INTERRUPTED = 0, 3, 130
 MOST_NAMED = 10
 
@@ -34,10 +36,12 @@ def evaluate_run(
 
     Raises:
         LockedError: a run goes on. ModelError: no such scorer. ColumnError: `by` is none.
-        UsageError: no run is there, or `workers` is no number of processes.
+        UsageError: no run is there, `workers` is no number of processes, or `device` is none.
     """
     if workers is not None and workers < 1:
         raise UsageError(f"--workers: expected at least 1, found {workers}")
+    if not DEVICE.fullmatch(device):
+        raise UsageError(f"--device: expected cpu or cuda, found {device!r}")
     folder = RunFolder(out)
     if not folder.exists(folder.run_file):
         raise UsageError(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from typing import Any
 
 from flows.console import say
+from flows.console import size as size_text
 from flows.errors import UsageError
 from manifests.best_by import SCORE_NAMES
 from manifests.kinds import count
@@ -39,6 +41,11 @@ def export(
             raise UsageError(
                 f"--min-score: expected {', '.join(SCORE_NAMES)}, each as NAME=NUMBER, found {text!r}"
             )
+        if not _is_number(value):
+            raise UsageError(
+                f"--min-score: expected a number after {name.strip()}=, found {value!r}, as in "
+                f"--min-score {name.strip()}=0.5"
+            )
         conditions.append(f"{name}>={value}")
     chosen, limit = conditions_of(conditions), shard_size(size)
     run_folder = RunFolder(out)
@@ -59,13 +66,20 @@ def export(
     }
 
 
+def _is_number(value: str) -> bool:
+    try:
+        return not isnan(float(value))  # which no score is at least
+    except ValueError:
+        return False
+
+
 def text(report: Mapping[str, Any]) -> str:
     """The report as lines for people."""
     shards, made = len(report["shards"]), len(report["made"])
     kept = f", {shards - made} of them from before" if made < shards else ""
     lines = [
         f"{report['dest']}: {count(report['clips'], 'clip')} in {count(shards, 'shard')}{kept}, "
-        f"{report['bytes'] / 1e6:,.1f} MB, {report['format']}"
+        f"{size_text(report['bytes'])}, {report['format']}"
     ]
     if report["frames_left_out"]:
         lines.append(

@@ -10,9 +10,9 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from flows.console import table
+from flows.console import say, table
 from flows.errors import UsageError, check_local
-from manifests.build import build, show
+from manifests.build import build, show, unfilled
 from manifests.columns import column_records
 from manifests.head import write_head
 from manifests.inputs import InputFiles
@@ -24,6 +24,8 @@ from manifests.row import RowError, parse_defaults
 from manifests.study import build_study
 from manifests.validate import Problem, check_rows, format_problems
 from tasks.catalogue import Catalogue
+
+MOST_SLOTS = 5  # told; the rest is counted
 
 
 def validate(
@@ -61,15 +63,20 @@ def validate(
 
 def verdict(found: Mapping[str, Any]) -> str:
     """What `validate` says of a manifest without problems."""
+    asked = _not_asked(found)
+    return f"{count(found['rows'], 'row')}, no problems" + (f"; {asked}" if asked else "")
+
+
+def report(found: Mapping[str, Any]) -> str:
+    """The problems as one text."""
+    told = format_problems([Problem(**problem) for problem in found["problems"]])
+    return "\n".join(text for text in (told, _not_asked(found)) if text)
+
+
+def _not_asked(found: Mapping[str, Any]) -> str:
     names = found["not_asked"]
     more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-    asked = f"; not asked of a hub: {', '.join(names[:3])}{more} (`zs2 plan` asks)" if names else ""
-    return f"{count(found['rows'], 'row')}, no problems{asked}"
-
-
-def report(problems: Sequence[dict[str, Any]]) -> str:
-    """The problems as one text."""
-    return format_problems([Problem(**problem) for problem in problems])
+    return f"not asked of a hub: {', '.join(names[:3])}{more} (`zs2 plan` asks)" if names else ""
 
 
 def build_manifests(
@@ -119,7 +126,21 @@ def build_manifests(
         slots=dict(_slot(text) for text in slots),
         columns=columns,
     )
+    if not slots:
+        _tell_unfilled(source)
     return [(out, rows)]
+
+
+def _tell_unfilled(source: Path) -> None:
+    """On standard error: braces may be meant as text."""
+    found = unfilled(source)
+    for name, line in [*found.items()][:MOST_SLOTS]:
+        say(
+            f"{source} line {line}: the prompt has {{{name}}}, but no --slot {name}=A,B,… was given; "
+            "it stays in the prompt as it stands"
+        )
+    if len(found) > MOST_SLOTS:
+        say(f"… and {count(len(found) - MOST_SLOTS, 'more slot')}")
 
 
 def _build_recipe(recipe: str, date: str | None, out: Path, own: Mapping[str, object]) -> int:
@@ -161,7 +182,13 @@ def head(manifest: str, rows: int, out: Path) -> int:
 
 
 def show_rows(manifest: str, limit: int, as_json: bool) -> str:
-    """The first rows, one block each or one JSON line each."""
+    """The first rows, one block each or one JSON line each.
+
+    Raises:
+        UsageError: a limit that shows none. ManifestError: see `open_manifest`.
+    """
+    if limit < 1:
+        raise UsageError(f"--limit: expected at least 1, found {limit}")
     rows = show(open_manifest(manifest), limit)
     if as_json:
         return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)

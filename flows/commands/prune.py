@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from flows.console import size
 from flows.errors import UsageError
 from manifests.storage import RunFolder
 from tasks import prune as pruning
@@ -39,6 +40,6 @@ def text(report: Mapping[str, Any]) -> str:
         return f"{report['out']}: nothing to prune"
     lines = [f"{each['bytes']:>14,}  {each['name']}" for each in report["files"]]
     what = "1 file or folder" if len(lines) == 1 else f"{len(lines):,} files or folders"
-    told = f"{what}, {report['bytes'] / 1e6:,.1f} MB"
+    told = f"{what}, {size(report['bytes'])}"
     lines.append(f"{told} deleted" if report["deleted"] else f"{told}; --yes deletes them")
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from flows.computing import computing
 from flows.errors import RenderError, UsageError, check_local, exit_code_of
 from manifests.inputs import InputFiles
 from manifests.read import RawRow, open_manifest
-from manifests.row import parse_defaults, parse_row
+from manifests.row import ManifestRow, RowError, parse_defaults, parse_row
 from manifests.storage import SUFFIXES, aside_path, make_folder
 from manifests.validate import folder_of
 from tasks import stages
@@ -67,8 +67,13 @@ def sample(
         raw = _row_of(source, row_id, prompts)
         row, own, base = parse_row(raw.values, defaults), raw.values, folder_of(raw.file)
     else:
+        if row_id is not None:
+            raise UsageError(
+                f"--id: expected --from MANIFEST with it, found {row_id!r} alone; give the manifest, or "
+                "leave it out: a clip of its own is named by --out"
+            )
         own = defaults | _values_from_words(prompts, out, seed, model, defaults)
-        row, base, inputs = parse_row(own), Path.cwd(), InputFiles(None)
+        row, base, inputs = _row_from_words(own), Path.cwd(), InputFiles(None)
     if not _has_name_of(out, row.codec, row_id):
         wanted = repr(SUFFIXES[row.codec]) if SUFFIXES[row.codec] else "no suffix"
         raise UsageError(
@@ -93,10 +98,27 @@ def _values_from_words(
 ) -> dict[str, Any]:
     if not prompts:
         raise UsageError('expected a prompt, as in zs2 sample "a red star", or --from and --id')
+    for name, value in (("seed", seed), ("model", model)):
+        if value is not None and defaults.get(name, value) != value:
+            raise UsageError(
+                f"--{name}: expected one {name}, found {value} and --set {name}={defaults[name]}; "
+                "leave one of them out"
+            )
     codec = defaults.get("codec") or _codec_of(out)
     values: dict[str, Any] = {"id": _id_of(out, codec), "prompt": list(prompts)}
     given = (("seed", seed), ("model", model), ("codec", None if "codec" in defaults else codec))
     return values | {name: value for name, value in given if value is not None}
+
+
+def _row_from_words(own: Mapping[str, Any]) -> ManifestRow:
+    try:
+        return parse_row(own)
+    except RowError as error:
+        many = f"{len(own['prompt'])} prompts"  # the words of one, most often
+        remedy = "or put one prompt in quotes"
+        raise RowError(
+            [f._replace(hint=f"{f.hint}; {remedy}") if f.found == many else f for f in error.faults]
+        ) from error
 
 
 def _row_of(source: str, row_id: str | None, prompts: Sequence[str]) -> RawRow:
@@ -126,8 +148,11 @@ def _id_of(out: Path, codec: str) -> str:
 def _codec_of(out: Path) -> str:
     codecs = {suffix: codec for codec, suffix in reversed(SUFFIXES.items())}
     if out.suffix.lower() not in codecs:
-        known = ", ".join(suffix or "no suffix for a folder of png" for suffix in sorted(codecs))
-        raise UsageError(f"--out: expected a name that ends in one of {known}, found {str(out)!r}")
+        *known, last = sorted(suffix for suffix in codecs if suffix)
+        raise UsageError(
+            f"--out: expected a name that ends in {', '.join(known)} or {last}, or one without a suffix "
+            f"for a folder of png, found {str(out)!r}"
+        )
     return codecs[out.suffix.lower()]
 
 

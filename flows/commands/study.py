@@ -17,8 +17,9 @@ from flows.commands.compare import (
     write_text,
 )
 from flows.console import say
-from flows.errors import UsageError
+from flows.errors import UsageError, check_least
 from manifests.build import build_from
+from manifests.row import parse_defaults
 from manifests.storage import make_folder
 from tasks.compare import PlannedClip, manifest_records, read_scores
 
@@ -42,7 +43,7 @@ def study(
     """Render, score and draw what is missing of the parts in OUT; returns study.json.
 
     Raises:
-        UsageError: an unknown part. Else as `flows.commands.compare.compare`.
+        UsageError: an unknown part, or clips of too few frames. Else as `flows.commands.compare.compare`.
     """
     from tasks.compare_table import without_nan
     from tasks.study_report import as_markdown, as_page
@@ -52,6 +53,8 @@ def study(
             raise UsageError(f"--parts: expected some of {', '.join(PARTS)}, found {part!r}")
     if long_frames < 1:
         raise UsageError(f"--long-frames: expected at least 1, found {long_frames}")
+    if "grid" in parts:
+        _check_frames(options)
     found: dict[str, Any] = {}
     sections: list[Section] = []
     if "grid" in parts:
@@ -69,6 +72,14 @@ def study(
     if not options.quiet:
         say(f"{out / 'index.html'}, study.md, study.json")
     return found
+
+
+def _check_frames(options: Options) -> None:
+    """λ and μ are between frames: a clip of one is the same at every point."""
+    frames = options.num_frames
+    if frames is None:
+        frames = parse_defaults(options.pairs).get("num_frames", 2)
+    check_least("--num-frames", 2, frames)
 
 
 def _rendered(

@@ -283,6 +283,13 @@ def test_folder_without_a_run(command: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("limit", ["0", "-1"])
+def test_a_manifest_is_shown_by_a_row_at_least(limit: str, tmp_path: Path) -> None:
+    """`manifest show --limit` of none exits 2 with the option; nothing is printed."""
+    answer = zs2("manifest", "show", rows({})(tmp_path), "--limit", limit)
+    assert_refused(answer, f"--limit: expected at least 1, found {limit}")
+
+
 def test_retry_of_a_manifest_that_is_gone(tmp_path: Path) -> None:
     """The manifest that run.json names was removed: exit code 2 with its path."""
     (tmp_path / "run.json").write_text(
@@ -293,9 +300,29 @@ def test_retry_of_a_manifest_that_is_gone(tmp_path: Path) -> None:
 
 SAMPLES = {
     "no prompt": (["-o", "a.mp4"], ("expected a prompt", "--from")),
-    "unknown suffix": (["a", "-o", "a.xyz"], (".mp4", ".gif", "a.xyz")),
+    "unknown suffix": (
+        ["a", "-o", "a.xyz"],
+        ("ends in .gif, .mkv, .mp4 or .webp, or one without a suffix for a folder", "a.xyz"),
+    ),
     "--from without --id": (["--from", "m.parquet", "-o", "a.mp4"], ("--from", "--id")),
     "--id of no row": (["--from", "m.parquet", "--id", "z", "-o", "a.mp4"], ("--id", "'z'")),
+    "--id without --from": (["a", "-o", "a.mp4", "--id", "z"], ("--id", "--from", "'z'")),
+    "a prompt without quotes": (
+        ["a", "red", "star", "-o", "a.mp4", "--set", "num_frames=2"],
+        ("prompt: expected 1 prompt, found 3", "set num_frames to 24; or put one prompt in quotes"),
+    ),
+    "two seeds": (
+        ["a", "-o", "a.mp4", "--seed", "4", "--set", "seed=3"],
+        ("--seed: expected one seed, found 4 and --set seed=3", "leave one"),
+    ),
+    "two models": (
+        ["a", "-o", "a.mp4", "--model", "zs2-mini", "--set", "model=a/b"],
+        ("--model: expected one model, found zs2-mini and --set model=a/b",),
+    ),
+    "a column set twice": (
+        ["a", "-o", "a.mp4", "--set", "num_frames=4", "--set", "num_frames=6"],
+        ("--set: expected one value of num_frames, found '4' and '6'", "leave one"),
+    ),
     "the row's codec has another suffix": (
         ["--from", "m.parquet", "--id", "r0", "-o", "a.gif"],
         (".mp4", "h264", "a.gif"),
@@ -374,6 +401,12 @@ def test_validate_looks_at_local_models_and_says_what_it_did_not_ask(tmp_path: P
     answer = zs2("manifest", "validate", manifest)
     assert (answer.code, answer.err) == (0, "")
     assert answer.out == ("2 rows, no problems; not asked of a hub: owner/name (`zs2 plan` asks)\n")
+    manifest = rows({"height": 37}, {"model": "owner/name"})(tmp_path)
+    answer = zs2("manifest", "validate", manifest)
+    assert answer.code == 2 and "1 problem in 1 row" in answer.err
+    last = answer.err.splitlines()[-1]
+    assert last == "not asked of a hub: owner/name (`zs2 plan` asks)"
+    assert "`zs2 plan` asks it" in " ".join(zs2("manifest", "validate", "--help").out.split())
     manifest = rows(*[{"height": 37}] * 60)(tmp_path)
     last = zs2("manifest", "validate", manifest).err.splitlines()[-1]
     assert last == "  … and 10 more (height: 10); `zs2 manifest validate --json` lists all"

@@ -216,6 +216,9 @@ def test_a_study_leaves_a_sheet_curves_and_a_page(options: Options, tmp_path: Pa
     assert len(videos) == 2 * (4 + 6)
     assert study(here, ["grid", "long"], **call) == found
     assert videos.items() <= files(tmp_path).items()
+    for changes in ({"num_frames": 1}, {"num_frames": None, "pairs": ("num_frames=1",)}):
+        with pytest.raises(UsageError, match="--num-frames: expected at least 2, found 1"):
+            study(replace(here, **changes), ["grid"], **call)
     with pytest.raises(UsageError, match="--parts: expected some of grid, long, found 'wide'"):
         study(here, ["wide"], **call)
 

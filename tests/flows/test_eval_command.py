@@ -65,6 +65,8 @@ def test_the_table_and_nothing_to_score(tmp_path: Path, clip: Path, capsys):
     again = capsys.readouterr().out
     assert "0 clips scored" in again and "1 scored before" in again
     assert again.split("\n", 1)[1] == first.split("\n", 1)[1]
+    with pytest.raises(UsageError, match="--device: expected cpu or cuda, found 'tpu'"):
+        evaluate_run(str(folder.root), **{**options, "device": "tpu"})
     empty = run_folder(tmp_path / "empty", [])
     assert command.run(str(empty.root), quiet=False, as_json=False, **options) == 0
     assert "nothing to score" in capsys.readouterr().out
@@ -79,6 +81,7 @@ def test_what_cannot_be_done_is_refused(tmp_path: Path, clip: Path):
         (folder.root, {"by": "meta_nothing"}, ColumnError),
         (folder.root, {"scorer": "no-clip"}, ModelError),
         (folder.root, {"workers": 0}, UsageError),
+        (folder.root, {"device": "tpu"}, UsageError),
     ]
     for out, changes, error in cases:
         options = {"scorer": str(clip), "by": None, "report": False, "trust_pickles": []}

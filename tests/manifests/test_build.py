@@ -14,6 +14,7 @@ from manifests.columns import is_id
 from manifests.read import ManifestError, open_manifest
 from manifests.row import ManifestRow
 from manifests.validate import check_rows
+from tests.flows.running import zs2
 
 
 def rows(path: Path) -> list[ManifestRow]:
@@ -116,6 +117,23 @@ def test_braces_are_text_where_no_slots_are_given(tmp_path: Path):
     assert row.prompt == ("a {color} star",)
 
 
+def test_slots_without_values_are_told(tmp_path: Path):
+    """The command writes them as text and says so, once each and on standard error; braces around
+    anything but a name, and prompts of a command with --slot, are not mentioned."""
+    source, out = tmp_path / "p.txt", tmp_path / "m.parquet"
+    source.write_text("a {} star { and } {a b}\na {color} star\na {color} {thing}\n")
+    answer = zs2("manifest", "build", source, "-o", out)
+    assert (answer.code, answer.out) == (0, f"{out}: 3 rows\n")
+    says = "but no --slot {0}=A,B,… was given; it stays in the prompt as it stands"
+    assert answer.err.splitlines() == [
+        f"{source} line 2: the prompt has {{color}}, {says.format('color')}",
+        f"{source} line 3: the prompt has {{thing}}, {says.format('thing')}",
+    ]
+    assert rows(out)[1].prompt == ("a {color} star",)
+    slots = ["--slot", "color=red", "--slot", "thing=star"]
+    assert zs2("manifest", "build", source, "-o", out, *slots).err == ""
+
+
 def test_an_id_of_a_prompt_does_not_depend_on_its_neighbours(tmp_path: Path):
     """A line put in between renames no other row, so a rerun renders that line alone."""
     before = {row.prompt: row.id for row in make(tmp_path, "p.txt", "one\ntwo\n")}
@@ -146,6 +164,10 @@ BAD = [
     ("p.jsonl", "[" * 100_000 + "\n", ["line 1", "not JSON"]),
     ("p.jsonl", '{"prompt": "a", "id": 3}\n', ["line 1", "id"]),
     ("p.yaml", "a: b\n", [".txt, .csv or .jsonl"]),
+    ("p.json", "[]", [".txt, .csv or .jsonl", "one object a line", "name it .jsonl"]),
+    ("p.tsv", "prompt\tseed\n", [".txt, .csv or .jsonl", "with commas", "name it .csv"]),
+    ("p.csv", "prompt;seed\na;1\n", ["line 1: expected commas", "semicolons in 'prompt;seed'"]),
+    ("p.csv", "prompt\tseed\na\t1\n", ["line 1: expected commas", "tabs in"]),
 ]
 
 
@@ -213,6 +235,27 @@ def test_an_output_that_cannot_be_written_is_said(tmp_path: Path):
         build(tmp_path / "p.txt", tmp_path)
     with pytest.raises(ManifestError, match="cannot be written"):
         build(tmp_path / "p.txt", tmp_path / "p.txt" / "m.parquet")
+
+
+@pytest.mark.parametrize("name", ["p.csv", "sub/../p.csv", "link.parquet"])
+def test_the_source_is_not_written_over(tmp_path: Path, name: str):
+    """Under whatever name the output is the source, it stays what it was."""
+    source = tmp_path / "p.csv"
+    source.write_text("prompt\na star\n")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link.parquet").symlink_to(source)
+    with pytest.raises(ManifestError, match="is the source itself: name another file"):
+        build(source, tmp_path / name)
+    assert source.read_text() == "prompt\na star\n" and (tmp_path / "link.parquet").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out"])
+def test_a_manifest_has_the_name_of_a_parquet_file(tmp_path: Path, name: str):
+    """Nothing is Parquet under another name; the message has one that is right."""
+    (tmp_path / "p.txt").write_text("a star\n")
+    with pytest.raises(ManifestError, match=r"ends in \.parquet.*name it .*/out\.parquet$"):
+        build(tmp_path / "p.txt", tmp_path / name)
+    assert [p.name for p in tmp_path.iterdir()] == ["p.txt"]
 
 
 def test_a_failed_build_leaves_the_old_manifest(tmp_path: Path):

@@ -236,9 +236,13 @@ def test_what_is_not_parquet_is_said(tmp_path: Path, write: Any):
     """Text, an empty file, and Parquet cut anywhere."""
     path = tmp_path / "x.parquet"
     path.write_text("id,prompt\na,b\n")
-    assert "not Parquet" in refused(path)
+    makes = "a manifest is a Parquet file; `zs2 manifest build {} makes one from"
+    general = makes.format("PROMPTS.csv -o NEW.parquet`")
+    assert f"{path} is not Parquet: {general}" in refused(path)
+    own = path.rename(tmp_path / "p.csv")
+    assert f"not Parquet: {makes.format('p.csv -o p.parquet`')}" in refused(own)
     path.write_bytes(b"")
-    assert "empty file" in refused(path)
+    assert f"empty file: {general}" in refused(path)
     whole = write(columns(*map(str, range(100))), "whole.parquet").read_bytes()
     for cut in (4, 8, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:cut])
@@ -268,7 +272,15 @@ def test_a_manifest_without_rows_is_refused(write: Any, tmp_path: Path):
     [
         ({"id": ["a"], "promt": ["p"]}, ["`promt`", "did you mean `prompt`?", "`prompt`: missing"]),
         ({"prompt": ["p"]}, ["`id`: missing"]),
-        ({"id": [1], "prompt": ["p"]}, ["`id`", "expected string", "found int64"]),
+        (
+            {"id": [1], "prompt": ["p"]},
+            [
+                "`id`",
+                "expected string",
+                "found int64",
+                'in pandas, df["id"] = df["id"].astype(str)',
+            ],
+        ),
         ({"id": ["a"], "prompt": [b"p"]}, ["`prompt`", "found binary"]),
         ({"id": ["a"], "prompt": [[["p"]]]}, ["`prompt`", "found list<"]),
         ({"id": ["a"], "prompt": [{"k": "p"}]}, ["`prompt`", "found struct<"]),
@@ -293,6 +305,32 @@ def test_a_schema_that_cannot_be_meant_is_refused(
     assert all(line.isprintable() for line in message.splitlines())
     for word in words:
         assert word in message
+
+
+def test_many_unknown_columns_are_few_lines(write: Any):
+    """5 of a file, and how many more; what else is wrong with it is told, too."""
+    path = write({"id": ["a"], **{f"x{i}": [1] for i in range(40)}})
+    *five, more, last = refused(path).splitlines()
+    assert [line.split(":")[1] for line in five] == [f" `x{i}`" for i in range(5)]
+    assert more == f"{path}: … and 35 more unknown columns"
+    assert "`prompt`: missing" in last
+
+
+def test_a_run_folder_is_no_manifest(write: Any, tmp_path: Path):
+    """One line names the run's manifest, whatever of the run is there; a folder of manifests where a
+    run wrote no more than its run.json is one still."""
+    run = tmp_path / "m"
+    write(columns("a"), "m/1.parquet")
+    (run / "run.json").write_text('{"manifest": "/data/prompts.parquet"}')
+    assert ids(open_manifest(run)) == ["a"]
+    says = f"{run} is a run folder (it has run.json), not a manifest"
+    write({"row": [1], "status": ["ok"]}, "m/results/part-1.parquet")
+    assert refused(run) == f"{says}; its manifest was /data/prompts.parquet: give that"
+    for path in run.rglob("*.parquet"):
+        path.unlink()
+    assert refused(run) == f"{says}; its manifest was /data/prompts.parquet: give that"
+    (run / "run.json").write_text("{}")
+    assert refused(run) == f"{says}; give a manifest"
 
 
 def test_the_schema_faults_of_all_files_are_told_at_once(write: Any, tmp_path: Path):

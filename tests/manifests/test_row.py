@@ -285,6 +285,18 @@ def test_good_values_and_what_follows_from_them(values: dict[str, Any], column: 
     assert getattr(parse(**values), column) == parsed
 
 
+@pytest.mark.parametrize(
+    ("values", "frames"),
+    [({}, 24), ({"num_frames": 2}, 24), ({"num_frames": 20, "segment_frames": 5}, 15)],
+)
+def test_a_storyboard_of_another_length_is_told_its_frames(values: dict[str, Any], frames: int):
+    """Those that make one segment a prompt: the row is good with them."""
+    story = {**values, "prompt": ["a", "b", "c"]}
+    with pytest.raises(RowError, match=f"one prompt per segment: set num_frames to {frames}\\)$"):
+        parse(**story)
+    assert parse(**{**story, "num_frames": frames}).num_segments == 3
+
+
 def test_segments_cover_the_clip():
     """⌈n/m⌉ segments."""
     assert parse(num_frames=24).num_segments == 3
@@ -383,12 +395,16 @@ def test_settings_from_a_run_file_or_a_deployment_are_checked_alike():
     assert len(error.value.faults) == 3
 
 
-def test_all_bad_settings_are_told_at_once_and_the_last_good_one_wins():
+def test_all_bad_settings_are_told_at_once_and_a_column_has_one_value():
     """A command line is mended once."""
     with pytest.raises(RowError) as error:
         parse_defaults(["num_frames=0", "height=37"])
     assert len(error.value.faults) == 2
-    assert parse_defaults(["seed=1", "seed=2"]) == {"seed": 2}
+    assert parse_defaults(["seed=1", "seed=1"]) == {"seed": 1}
+    with pytest.raises(
+        RowError, match=r"--set: expected one value of seed, found '1' and '2' \(leave"
+    ):
+        parse_defaults(["seed=1", "height=64", "seed=2"])
 
 
 ANYTHING = st.recursive(

@@ -14,6 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.commands.export import text as export_text
+from flows.errors import UsageError
 from manifests.best_by import SCORE_NAMES
 from manifests.result import ResultRow
 from manifests.scores import ScoreJournal, ScoreRow
@@ -262,7 +264,9 @@ def test_conditions_that_no_clip_can_meet(run: RunFolder, tmp_path: Path) -> Non
 
     assert "a score, found 'codek'; did you mean codec" in refusal(run, "codek=gif")
     assert "found 'nope'; " in refusal(run, "nope=1")
-    assert "that meet --where, found none" in refusal(run, "controlnet=mine")
+    assert "that meet controlnet=mine, found none; ask for less" in refusal(run, "controlnet=mine")
+    both = refusal(run, "meta_n <= 9", "clip_score>=999")
+    assert "that meet meta_n<=9 and clip_score>=999, found none" in both
     plain = RunFolder(tmp_path / "plain")
     write_run(plain, [clip_row(plain, "a")])
     assert f"run `zs2 eval {plain.root}` first" in refusal(plain, "clip_score>=80")
@@ -332,9 +336,12 @@ def test_the_command(run: RunFolder, tmp_path: Path) -> None:
     said = CliRunner().invoke(app, [*words, "--min-score", "clip_score=21", "--json"])
     assert said.exit_code == 0, said.output
     assert json.loads(said.stdout)["clips"] == 2
+    assert " B, " in export_text({**json.loads(said.stdout), "bytes": 999})
+    assert " 1.5 kB, " in export_text({**json.loads(said.stdout), "bytes": 1500})
     assert (
         "2 clips in 1 shard, 1 of them from before"
         in CliRunner().invoke(app, [*words, "--min-score", "clip_score=21"]).stdout
     )
-    with pytest.raises(ValueError, match="--min-score"):
-        CliRunner().invoke(app, [*words, "--min-score", "beauty=1"], catch_exceptions=False)
+    for score in ("beauty=1", "clip_score=abc", "clip_score=nan", "clip_score="):
+        with pytest.raises(UsageError, match=r"^--min-score: expected"):
+            CliRunner().invoke(app, [*words, "--min-score", score], catch_exceptions=False)

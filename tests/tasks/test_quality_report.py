@@ -7,10 +7,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from manifests.scores import read_scores
+from manifests.scores import SCORE_NAMES, read_scores
 from tasks.evaluate import evaluate
+from tasks.quality_page import histograms
 from tasks.quality_report import write_report
 from tasks.survey import survey
 from tests import tiny_models
@@ -29,17 +31,21 @@ class Tags(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_scorer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_models.clip(tmp_path_factory.mktemp("scorer") / "tiny-clip"))
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory, tiny_scorer: str) -> Path:
     """A run of three codecs, two clips of which have the same frames, with hostile texts; reported."""
-    clip = str(tiny_models.clip(tmp_path_factory.mktemp("scorer") / "tiny-clip"))
     folder = run_folder(tmp_path_factory.mktemp("run") / "out", [])
     hostile = "<script>alert(1)</script>"
     add(folder, ["gif", "png"], prompt=hostile, meta={"meta_x": hostile, "meta_y": "1"})
     add(folder, ["h264"], "r2", prompt="b", meta={"meta_x": "b", "meta_y": "2"})
-    evaluate(folder, clip, workers=1)
+    evaluate(folder, tiny_scorer, workers=1)
     heard: list[int] = []
     path = write_report(
-        folder, clip, title="A & <B>", workers=1, threshold=0.9999, on_clip=heard.append
+        folder, tiny_scorer, title="A & <B>", workers=1, threshold=0.9999, on_clip=heard.append
     )
     assert heard == [1, 2, 3]
     return path
@@ -68,6 +74,23 @@ def test_the_report_says_what_there_is(reported: Path):
     assert "meta_x × meta_y: 2 of 4 pairs; missing:" in page
     worst, best = page.index("Worst clips"), page.index("Best clips")
     assert page[worst:best].count("<figure>") == page[best:].count("<figure>") == 3
+
+
+def test_clips_are_counted_in_whole_numbers():
+    """The axis of a histogram of two clips has no half clip."""
+    values = {name: np.array([100.0, 200.0]) for name in SCORE_NAMES}
+    ticks = re.findall(r">([\d.]+)</text>", histograms(values))
+    assert "0" in ticks and "1" in ticks and not [tick for tick in ticks if "." in tick]
+
+
+def test_a_run_of_alike_clips_has_no_slots_to_cover(tmp_path: Path, tiny_scorer: str):
+    """Two seeds and two prompts of one model are no slots: the page says what it looked at."""
+    folder = run_folder(tmp_path / "out", [])
+    add(folder, ["gif"], prompt="a")
+    add(folder, ["gif"], "r2", prompt="b")
+    evaluate(folder, tiny_scorer, workers=1)
+    page = write_report(folder, tiny_scorer, title="alike", workers=1).read_text("utf-8")
+    assert "No parameter and no meta_ column has between 2 and 60 values; seeds and prompts" in page
 
 
 def test_worst_and_best_are_in_order(reported: Path):

@@ -65,6 +65,13 @@ def test_consistency_is_never_shown_without_motion(tmp_path: Path):
             assert shown[shown.index("frame_consistency") + 1] == "dynamic_degree"
 
 
+def test_clips_and_prompts_are_counted_in_words(tmp_path: Path):
+    """One clip and one prompt are one."""
+    rows = [{"prompt": "a", "score": 1.0, "meta": {"meta_k": k}} for k in ("x", "y", "y")]
+    told = score_table.text(score_table.summarise_scores(run_of(tmp_path, rows), SCORER, "meta_k"))
+    assert "x: 1 clip, 1 different prompt\n" in told and "y: 2 clips, 1 different prompt\n" in told
+
+
 def test_clips_of_one_prompt_are_one_draw(tmp_path: Path):
     """Two prompts, one with nine seeds: the mean is of the two prompts' means, and n is 2, so that
     more seeds do not make an interval of prompts narrower."""

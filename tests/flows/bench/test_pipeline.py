@@ -23,8 +23,10 @@ def test_the_ratio_is_judged_where_stages_have_cores():
 
 
 def test_too_few_rows_are_refused():
-    with pytest.raises(UsageError, match="at least"):
+    with pytest.raises(UsageError, match=r"^--rows: expected at least .*, found 7$"):
         bench.pipeline(7, 1)
+    with pytest.raises(UsageError, match=r"^--samplers: expected at least 1, found 0$"):
+        bench.pipeline(256, 0)
 
 
 @pytest.mark.slow

@@ -126,7 +126,7 @@ def test_what_cannot_be_measured_is_refused(tiny_model: Path):
     """With what was expected and found."""
     wrongs = ({"frames": 1}, {"pairs": 0}, {"threads": 1000}, {"unet": "sd9"}, {"engine": "fast"})
     for wrong in wrongs:
-        with pytest.raises(UsageError, match="expected"):
+        with pytest.raises(UsageError, match=f"--{next(iter(wrong))}: expected"):
             bench(**{"model": str(tiny_model), **wrong})
 
 

@@ -31,10 +31,13 @@ def test_busy_is_what_each_actor_slept_between_its_rows():
     assert busy_share(marks) == pytest.approx(8 / (5 + 4))
 
 
-@pytest.mark.parametrize("numbers", [(0, 16, 2.0), (1, 5, 2.0), (1, 16, 0.0)])
-def test_too_little_work_is_refused(numbers: tuple[int, int, float]):
+@pytest.mark.parametrize(
+    ("numbers", "option"),
+    [((0, 16, 2.0), "actors"), ((1, 5, 2.0), "batches"), ((1, 16, 0.0), "seconds")],
+)
+def test_too_little_work_is_refused(numbers: tuple[int, int, float], option: str):
     """Before anything is begun."""
-    with pytest.raises(UsageError, match="or more"):
+    with pytest.raises(UsageError, match=f"^--{option}: expected (at least|more than) .*, found"):
         bench.scale(*numbers)
 
 

@@ -66,11 +66,13 @@ def test_solvers_are_measured(tiny_model: Path):
 def test_what_says_nothing_is_refused():
     """With what was expected and found."""
     for bench in (stages.post, stages.encode):
-        with pytest.raises(UsageError, match="expected"):
+        with pytest.raises(UsageError, match=r"^--frames: expected at least 2, found 1$"):
             bench(frames=1, sides=[SIDE], rounds=1)
-        with pytest.raises(UsageError, match="expected"):
-            bench(frames=3, sides=[8], rounds=1)
-    with pytest.raises(UsageError, match="expected"):
+        with pytest.raises(UsageError, match=r"^--rounds: expected at least 1, found 0$"):
+            bench(frames=3, sides=[SIDE], rounds=0)
+        with pytest.raises(UsageError, match=r"^--side: expected at least 32, found 8$"):
+            bench(frames=3, sides=[64, 8], rounds=1)
+    with pytest.raises(UsageError, match=r"^--frames: expected at least 2, found 1$"):
         noise.noise(model="zs2-mini", frames=1, kl_target=0.01, rounds=1, threads=1)
 
 
