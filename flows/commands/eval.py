@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from flows.console import PLAIN_EVERY, printable, say
+from flows.earlier_run import earlier_run
 from flows.errors import UsageError
 from manifests.kinds import count
 from manifests.run_file import read_json
-from manifests.storage import RunFolder
 from tasks import score_table
 from tasks.evaluate import Evaluation, evaluate
 
@@ -42,11 +42,7 @@ def evaluate_run(
         raise UsageError(f"--workers: expected at least 1, found {workers}")
     if not DEVICE.fullmatch(device):
         raise UsageError(f"--device: expected cpu or cuda, found {device!r}")
-    folder = RunFolder(out)
-    if not folder.exists(folder.run_file):
-        raise UsageError(
-            f"{out}: expected a run folder, found no run.json there; render first, or check the path"
-        )
+    folder = earlier_run(out)
     with folder.view() as seen:
         score_table.check_column(seen.root, by)
     progress = _Progress(quiet)

@@ -8,10 +8,10 @@ from typing import Any
 
 from flows.console import say
 from flows.console import size as size_text
+from flows.earlier_run import earlier_run
 from flows.errors import UsageError
 from manifests.best_by import SCORE_NAMES
 from manifests.kinds import count
-from manifests.storage import RunFolder
 from tasks.export import export as write_shards
 from tasks.export import shard_size
 from tasks.export_choice import conditions_of
@@ -48,9 +48,7 @@ def export(
             )
         conditions.append(f"{name}>={value}")
     chosen, limit = conditions_of(conditions), shard_size(size)
-    run_folder = RunFolder(out)
-    if not run_folder.exists(run_folder.run_file):
-        raise UsageError(f"{out}: expected the folder of a run, found no run.json")
+    run_folder = earlier_run(out)
     with run_folder.view() as folder:
         tell = (lambda name: None) if quiet else say
         done = write_shards(folder, dest, form, limit, chosen, tell, skip_damaged=skip_damaged)

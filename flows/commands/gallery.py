@@ -8,12 +8,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from flows.earlier_run import earlier_run
 from flows.errors import UsageError
 from manifests.kinds import count
 from manifests.ledger import iter_results
 from manifests.object_store import is_url
 from manifests.run_file import read_derived, read_json
-from manifests.storage import RunFolder
 from tasks.gallery import choose, scores_of, write_gallery
 from tasks.previews import make_missing
 
@@ -34,10 +34,8 @@ def gallery(out: str, *, open_page: bool = False) -> dict[str, Any]:
             f"--open: expected a local folder, found {out}; a browser has no key to a store: copy the "
             "folder here, or open index.html through the address that your store serves"
         )
-    with RunFolder(out).view() as folder:
-        content = read_json(folder.run_file)
-        if content is None:
-            raise UsageError(f"{out}: expected the folder of a run, found no run.json")
+    with earlier_run(out).view() as folder:
+        content = read_json(folder.run_file) or {}
         is_held = folder.lock_holder() is not None
         begun = datetime.fromisoformat(content["started_at"]) if is_held else None
         choice = choose(iter_results(folder.root), begun)

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from flows.console import size
-from flows.errors import UsageError
+from flows.earlier_run import earlier_run
 from manifests.storage import RunFolder
 from tasks import prune as pruning
 
@@ -19,9 +19,7 @@ def prune(out: str, *, yes: bool, latents: bool) -> dict[str, Any]:
     Raises:
         UsageError: no run folder. LockedError: a run is going on.
     """
-    run_folder = RunFolder(out)
-    if not run_folder.exists(run_folder.run_file):
-        raise UsageError(f"{out}: expected the folder of a run, found no run.json")
+    run_folder = earlier_run(out)
     with TemporaryDirectory(prefix="zs2-") as staging:
         if yes:
             local_copy = Path(staging) if run_folder.remote else None  # of a folder on a store

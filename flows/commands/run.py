@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from flows.console import Progress, duration, say
+from flows.earlier_run import earlier_run
 from flows.errors import UsageError
 from flows.settings import RenderSettings, default_out
 from flows.verdict import RowsFailedError, has_failed, result_of
@@ -142,10 +143,8 @@ def run_again(out: str, *, quiet: bool, as_json: bool) -> int:
     Raises:
         UsageError: no run was there, or one of another version of zs2 whose settings are none of this.
     """
-    with RunFolder(out).view() as folder:
-        content = read_json(folder.run_file)
-    if content is None:
-        raise UsageError(f"{out}: expected the folder of an earlier run, found no run.json")
+    with earlier_run(out).view() as folder:
+        content = read_json(folder.run_file) or {}
     try:
         settings = RenderSettings.model_validate({**content["settings"], "only_failed": True})
     except ValidationError as error:

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from flows.earlier_run import earlier_run
 from flows.errors import UsageError
 from manifests.columns import COLUMNS, QUALITY
 from manifests.ledger import iter_results
 from manifests.object_store import is_url
 from manifests.result import ResultRow, to_record
 from manifests.run_file import read_derived
-from manifests.storage import SUFFIXES, RunFolder
+from manifests.storage import SUFFIXES
 
 # Weights of these names are pickles, or TorchScript: they load with --trust-pickle alone.
 _PICKLED = (".pt", ".pth", ".torchscript", ".ckpt", ".bin")
@@ -55,9 +56,7 @@ def show(clip: str, row_id: str | None = None) -> dict[str, Any]:
 
 
 def _shown_row(out: str, is_meant: Any, ids: set[str], what: str) -> dict[str, Any]:
-    run_folder = RunFolder(out)
-    if not run_folder.exists(run_folder.run_file):
-        raise UsageError(f"{out}: expected the folder of a run, found no run.json")
+    run_folder = earlier_run(out)
     with run_folder.view() as folder:
         found = [row for row in iter_results(folder.root, ids) if is_meant(row)]
         run = read_derived(folder.run_file) or {}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.console import duration
+from flows.earlier_run import earlier_run
 from flows.errors import UsageError
 from manifests.files import write_aside
 from manifests.journal import lines_of, list_journals, records_of
@@ -30,7 +31,7 @@ def status(out: str, picture: Path | None = None) -> dict[str, Any]:
     Raises:
         UsageError: no run was there, or nothing of it has ended that could be drawn.
     """
-    with RunFolder(out).view() as folder:
+    with earlier_run(out).view() as folder:
         report = _status(out, folder)
         if picture is not None:
             _draw(out, folder, picture)
@@ -51,9 +52,7 @@ def _draw(out: str, folder: RunFolder, picture: Path) -> None:
 
 
 def _status(out: str, folder: RunFolder) -> dict[str, Any]:
-    content = read_json(folder.run_file)
-    if content is None:
-        raise UsageError(f"{out}: expected the folder of a run, found no run.json")
+    content = read_json(folder.run_file) or {}
     holder = folder.lock_holder()
     counts = known(folder.root).counts()
     total: int = content["rows"]

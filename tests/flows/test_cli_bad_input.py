@@ -275,12 +275,29 @@ def test_unusable_model_folder(
     assert not out.exists()
 
 
-@pytest.mark.parametrize("command", ["retry", "status"])
+@pytest.mark.parametrize(
+    "command", ["retry", "status", "gallery", "eval", "prune", "export", "show"]
+)
 def test_folder_without_a_run(command: str, tmp_path: Path) -> None:
-    """`retry` and `status` of a folder that no run wrote exit 2 and leave it empty."""
-    assert_refused(zs2(command, tmp_path), str(tmp_path), "run.json")
-    assert_refused(zs2(command, tmp_path / "none"), "run.json")
-    assert list(tmp_path.iterdir()) == []
+    """Every command that reads a run's folder says what it expected and what is there: another folder,
+    nothing, a file, or a file of a run, with that run; exits 2 and leaves all as it is."""
+    more = {"show": ["id"], "export": ["-o", tmp_path / "to", "--format", "parquet"]}.get(
+        command, []
+    )
+    empty, run = tmp_path / "empty", tmp_path / "run"
+    empty.mkdir(), run.mkdir()
+    (run / "run.json").write_text("{}")
+    (run / "index.html").touch()
+    (tmp_path / "m.parquet").touch()
+    expected = "expected the folder of a run"
+    for given, found in (
+        (empty, "no run.json"),
+        (tmp_path / "none", "there is nothing"),
+        (tmp_path / "m.parquet", "found a file"),
+        (run / "index.html", f"did you mean {run}?"),
+    ):
+        assert_refused(zs2(command, given, *more), str(given), expected, found)
+    assert list(empty.iterdir()) == [] and len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.parametrize("limit", ["0", "-1"])

@@ -249,7 +249,9 @@ def test_notes_by_cause(folder: RunFolder):
         "b": "prompt truncated: 50 tokens, read 32",
     }
     rows = [ok_row(folder, i, error_type="note", error_message=told) for i, told in notes.items()]
-    journal(folder, [*rows, ok_row(folder, "c"), failed_row("d", "sample", "SamplingError", "NaN 3")])
+    journal(
+        folder, [*rows, ok_row(folder, "c"), failed_row("d", "sample", "SamplingError", "NaN 3")]
+    )
     (cause,) = notes_by_cause(folder)
     assert (cause.rows, cause.message) == (2, "prompt truncated: … tokens, read …")
     assert cause.told == notes[cause.example]
