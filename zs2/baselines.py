@@ -110,11 +110,9 @@ def matched_mixed_alpha(kl_target: float) -> float:
 
 
 @overload
-def text2video_zero(  # pyright: ignore[reportOverlappingOverload]  # narrower than what follows
-    sampler: ZS2Sampler, prompt: str | None, *, num_videos_per_prompt: int, **kwargs: Any
-) -> Clip | list[Clip]: ...
-@overload
-def text2video_zero(sampler: ZS2Sampler, prompt: str | None, **kwargs: Any) -> Clip: ...
+def text2video_zero(  # pyright: ignore[reportOverlappingOverload]  # a text is a sequence of texts
+    sampler: ZS2Sampler, prompt: str | None, **kwargs: Any
+) -> Clip: ...
 @overload
 def text2video_zero(sampler: ZS2Sampler, prompt: Sequence[Prompt], **kwargs: Any) -> list[Clip]: ...
 def text2video_zero(

@@ -114,11 +114,9 @@ class ZS2Sampler:
         self.is_compiled = True
 
     @overload
-    def __call__(  # pyright: ignore[reportOverlappingOverload]  # narrower than what follows
-        self, prompt: str | None, *, num_videos_per_prompt: int, **kwargs: Any
-    ) -> Clip | list[Clip]: ...
-    @overload
-    def __call__(self, prompt: str | None, **kwargs: Any) -> Clip: ...
+    def __call__(  # pyright: ignore[reportOverlappingOverload]  # a text is a sequence of texts
+        self, prompt: str | None, **kwargs: Any
+    ) -> Clip: ...
     @overload
     def __call__(self, prompt: Sequence[Prompt], **kwargs: Any) -> list[Clip]: ...
     def __call__(
