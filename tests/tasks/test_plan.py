@@ -107,6 +107,16 @@ def test_done_rows_are_dropped(build: Build, tmp_path: Path):
     assert not plan(build({"id": ["a", "c"]}), known=known, folder=folder).shards
 
 
+def test_results_that_a_manifest_drops(build: Build, tmp_path: Path):
+    """Those whose ids it does not have are counted, whatever became of the others, and told of."""
+    folder = RunFolder(tmp_path / "out")
+    manifest = build({"id": list("abc")})
+    known = finished(folder, plan(manifest), ["a", "c"])
+    assert plan(manifest, known=known, folder=folder).told_of_dropped() is None
+    made = plan(build({"id": ["a", "new"]}), known=known, folder=folder)
+    assert made.dropped == 1 and str(made.told_of_dropped()).startswith("1 result of earlier runs")
+
+
 @pytest.mark.parametrize("column", ["prompt", "kl_target", "quality"])
 def test_a_changed_row_is_rendered_again(build: Build, tmp_path: Path, column: str):
     """A row whose settings changed since it was done is pending, that row alone; added rows too."""
