@@ -187,10 +187,7 @@ def _progress(run: RenderRun, made: Plan) -> Progress:
 
 
 def _render_shards(run: RenderRun, made: Plan) -> None:
-    futures = [
-        render_shard.submit(run, shard, made.work.batches, made.work.most_shares)
-        for shard in made.shards
-    ]
+    futures = [render_shard.submit(run, shard, made.work) for shard in made.shards]
     errors: list[Exception] = []
     for future in futures:
         try:

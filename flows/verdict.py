@@ -62,10 +62,13 @@ def told_of_failures(
 ) -> str:
     """The counts, the first causes, and what to do, in a few lines."""
     total = sum(rows.values()) + left
-    lines = [
+    told = (
         f"{rows['failed']} failed and {rows['invalid']} invalid of {total} rows of {address} "
-        f"(fail_if is {fail_if}); `zs2 retry {address}` or the same run renders them again"
-    ]
+        f"(fail_if is {fail_if})"
+    )
+    if rows["failed"] or rows["invalid"]:
+        told += f"; `zs2 retry {address}` or the same run renders them again"
+    lines = [told]
     if left:
         lines.append(f"{left} were never rendered: a run without only_failed does that")
     for cause in causes[:MOST_CAUSES]:

@@ -30,7 +30,7 @@ def write_head(manifest: Manifest, rows: int, output: str | Path) -> int:
     schema = _schema([f for f, first in _with_starts(manifest) if first < rows])
     try:
         with write_aside(target) as aside, pq.ParquetWriter(aside, schema) as writer:
-            for batch in manifest.batches(rows):
+            for batch in manifest.batches(min(rows, manifest.num_rows)):
                 writer.write_batch(_in(batch.arrow, schema))
     except (OSError, pa.ArrowException) as error:
         raise ManifestError(f"{target} cannot be written ({error})") from error
@@ -58,7 +58,7 @@ def _with_starts(manifest: Manifest) -> list[tuple[ManifestFile, int]]:
 
 
 def _schema(files: Sequence[ManifestFile]) -> pa.Schema:
-    """All columns of the files. Types are not widened: of a float32 another number is read than of the
+    """All columns of the files. Fractions are not widened: of a float32 another number is read than of the
     double that Arrow would make of it."""
     types: dict[str, pa.DataType] = {}
     for file in files:
@@ -68,13 +68,20 @@ def _schema(files: Sequence[ManifestFile]) -> pa.Schema:
                 found = found.value_type
             known = types.get(field.name, pa.null())
             if pa.types.is_null(known):
-                types[field.name] = found
-            elif found != known and not pa.types.is_null(found):
+                types[field.name] = _alike(found)
+            elif _alike(found) != _alike(known) and not pa.types.is_null(found):
                 raise ManifestError(
                     f"{file.name}: `{field.name}`: expected {known} as in {files[0].name}, found {found}; "
                     "ask for no more rows than the files before it have, or write it alike"
                 )
     return pa.schema(list(types.items()))
+
+
+def _alike(found: pa.DataType) -> pa.DataType:
+    """One type for all that hold the same values: texts, and whole numbers."""
+    if pa.types.is_large_string(found):
+        return pa.string()
+    return pa.int64() if pa.types.is_integer(found) else found
 
 
 def _in(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

@@ -70,6 +70,7 @@ class Crew:
         batches: to render, of rows or of those that are sampled together; there are never more samplers,
             but where rows are split.
         shares: over how many samplers the longest row can be spread (`tasks.split`).
+        rows: in the batches; default as many.
         spawners: says of a placement and the root what starts an actor of each stage; default
             `Placement.spawners`.
         first: a row that the first sampler loads the checkpoint of, before it is given any; needs samplers
@@ -88,6 +89,7 @@ class Crew:
         tell: Callable[[str], None] = log.info,
         show: Callable[[str], None] = lambda text: None,
         shares: int = 1,
+        rows: int | None = None,
     ) -> None:
         self._cluster = cluster
         self._tell = tell
@@ -97,6 +99,7 @@ class Crew:
         self._first = first
         self._root = root
         self._batches = batches
+        self._rows = rows
         self._shares = 1 if cluster.split_clips == "never" else shares
         self._opened: Future[_Opened] = Future()
         self._closing = Event()
@@ -210,6 +213,7 @@ class Crew:
         placement = place(
             nodes(),
             self._batches,
+            rows=self._rows,
             shares=self._shares,
             samplers=cluster.samplers,
             threads=cluster.threads,

@@ -77,6 +77,7 @@ def place(
     found: Sequence[Resources],
     batches: int,
     *,
+    rows: int | None = None,
     shares: int = 1,
     samplers: int | None = None,
     threads: int = 1,
@@ -88,6 +89,7 @@ def place(
         found: what each node has: a sampler lives on one.
         batches: to render, see `tasks.work.Work`; there are never more samplers, unless one row can be
             spread over more.
+        rows: in them, of which there are never less than post-processing actors; default as many.
         shares: over how many samplers a row can be spread; 1 where rows are not split.
         samplers: exactly so many, instead.
 
@@ -105,7 +107,7 @@ def place(
     count = max(1, min(most, max(batches, shares))) if samplers is None else samplers
     # Cores that no sampler takes are post-processing's; where there are none it shares theirs.
     left = int(sum(node.get("CPU", 0) for node in found) - count * cpus)
-    beside = min(left, count * POST_PER_SAMPLER, batches)
+    beside = min(left, count * POST_PER_SAMPLER, batches if rows is None else rows)
     placement = replace(one, samplers=count, post_actors=max(1, beside, count // SHARED_POST))
     if count > most:
         raise ClusterError(

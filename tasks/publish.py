@@ -370,7 +370,7 @@ def failures_by_cause(folder: RunFolder) -> list[Cause]:
 def notes_by_cause(folder: RunFolder) -> list[Cause]:
     """Rows that are ok and have a note, such as of a prompt that was cut, grouped alike, whatever the
     numbers in it."""
-    return _by_cause(_rows_of(folder, ["ok"], _NOTED), r"\d+")
+    return _by_cause(_rows_of(folder, ["ok"], _CAUSE_COLUMNS, _NOTED), r"\d+")
 
 
 def _by_cause(found: Iterable[ResultRow], apart: str | None = None) -> list[Cause]:
@@ -388,10 +388,17 @@ def _by_cause(found: Iterable[ResultRow], apart: str | None = None) -> list[Caus
     return [Cause(*cause, count, *examples[cause]) for cause, count in rows.most_common()]
 
 
+# what a cause is told by
+_CAUSE_COLUMNS = ("id", "status", "stage", "error_type", "error_message", "model", "params")
+
+
 def _rows_of(
-    folder: RunFolder, statuses: Sequence[str], wanted: pc.Expression | None = None
+    folder: RunFolder,
+    statuses: Sequence[str],
+    columns: Sequence[str] = RESULT_COLUMNS,
+    wanted: pc.Expression | None = None,
 ) -> Iterator[ResultRow]:
-    for batch in ledger_batches(folder.root, RESULT_COLUMNS, statuses=statuses):
+    for batch in ledger_batches(folder.root, columns, statuses=statuses):
         found = batch if wanted is None else pa.Table.from_batches([batch]).filter(wanted)
         yield from map(from_record, found.to_pylist())
 

@@ -31,6 +31,7 @@ from tasks.plan import SHARD_ROWS, Catalogue, Plan, Shard, jobs_of, make_plan
 from tasks.publish import Tally, publish
 from tasks.startup import mark, marks
 from tasks.telemetry import Telemetry, endpoint
+from tasks.work import Work
 from zs2.compiler import check_compiler
 
 log = logging.getLogger("zs2.render")
@@ -128,9 +129,8 @@ class RenderRun:
         finally:
             self.journal.close()
 
-    def pipeline(self, batches: int, shares: int = 1) -> Pipeline:
-        """The actors' pipeline, for so many batches, of which one can be spread over so many samplers;
-        the run's clock starts when it is open.
+    def pipeline(self, work: Work) -> Pipeline:
+        """The actors' pipeline, for so much work; the run's clock starts when it is open.
 
         Raises:
             ClusterError: no cluster, or no room in it. Interrupted: before actors were started.
@@ -139,7 +139,13 @@ class RenderRun:
             if self._crew is None:
                 if self.is_interrupted:
                     raise Interrupted("the run was interrupted")
-                self._crew = Crew(self.cluster, self.folder.address, batches, shares=shares)
+                self._crew = Crew(
+                    self.cluster,
+                    self.folder.address,
+                    work.batches,
+                    shares=work.most_shares,
+                    rows=work.rows,
+                )
                 if self.is_interrupted:  # meanwhile: whoever did found none to tell
                     self._crew.interrupt()
             pipeline = self._crew.pipeline()
@@ -275,18 +281,17 @@ def plan(run: RenderRun, skip_invalid: bool) -> Plan:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def render_shard(run: RenderRun, shard: Shard, batches: int, shares: int = 1) -> int:
+def render_shard(run: RenderRun, shard: Shard, work: Work) -> int:
     """Render one shard's rows; returns how many there were.
 
     Args:
-        batches, shares: of the whole run, which the first shard starts the actors for: how many there
-            are, and over how many samplers one can be spread (`tasks.work.Work`).
+        work: of the whole run, which the first shard starts the actors for.
     """
     tally = run.shard(shard)
     jobs = jobs_of(shard, run.manifest, run.catalogue, run.defaults, run.engine)
     started = time.monotonic()
     try:
-        run.pipeline(batches, shares).render(
+        run.pipeline(work).render(
             (job for job in jobs if job.row.id not in tally.ended),
             partial(run.end, tally),
             shard.signature,

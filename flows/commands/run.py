@@ -87,28 +87,33 @@ def run(
     with folder.view() as seen:
         quick = _quick_look(manifest, seen, settings)
         settled = None if quick.batches else _settled(manifest, seen)
-        if settled is not None and quick.invalid not in (None, settled["rows"]["invalid"]):
+        if settled is not None and quick.invalid not in (None, settled.summary["rows"]["invalid"]):
             settled = None
     folder.create()
     with folder.lock("starting"):  # refused now rather than after Prefect and Ray have started
         if settled is not None:
             folder.sweep_temporary()  # what orphans of a killed run left since
-            write_json(folder.summary_file, settled)
-            folder.upload(folder.summary_file)
-            _keep_settings(folder, settings)
+            now = {"settings": settings.model_dump(mode="json")}  # for `retry` and `show`
+            for path, content in (
+                (folder.summary_file, settled.summary),
+                (folder.run_file, settled.run_file | now),
+            ):
+                write_json(path, content)
+                folder.upload(path)
     started = time.monotonic()
     if settled is not None:
-        return _end(settled, folder, manifest, settings, 0.0, quiet=quiet, as_json=as_json)
+        none = settled.summary
+        return _end(none, folder, manifest, settings, 0.0, quiet=quiet, as_json=as_json)
     # Ray starts in the background while Prefect does in the foreground.
     tell = log.info if quiet else say
     show = (lambda _: None) if quiet else say
-    crew = None
-    if quick.batches:
-        more: dict[str, Any] = {"first": quick.first, "shares": quick.shares}
-        more |= {"tell": tell, "show": show}
-        crew = Crew(settings.cluster(), folder.address, quick.batches, **more)
     try:
         with Progress(quiet) as progress:
+            crew = None
+            if quick.batches:
+                more: dict[str, Any] = {"first": quick.first, "shares": quick.shares}
+                more |= {"rows": quick.rows, "tell": tell, "show": show}
+                crew = Crew(settings.cluster(), folder.address, quick.batches, **more)
             summary = _run_flow(manifest, folder, settings, progress, crew)
     except KeyboardInterrupt:
         say("interrupted; the same command goes on where it stopped")
@@ -159,13 +164,14 @@ class _QuickLook(NamedTuple):
     """What is left to render, as far as it is known before anything heavy is started.
 
     Attributes:
-        batches: see `tasks.work.Work`; of a large manifest its rows, or those that failed.
+        batches, rows: see `tasks.work.Work`; of a large manifest its rows, or those that failed.
         shares: over how many samplers one row can be spread.
         first: the first row. None where it is not known, as are the
         invalid: rows.
     """
 
     batches: int
+    rows: int
     shares: int = 1
     first: Job | None = None
     invalid: int | None = None
@@ -180,8 +186,9 @@ def _quick_look(manifest: str, folder: RunFolder, settings: RenderSettings) -> _
     """
     source = open_manifest(manifest)
     defaults = check_defaults(settings.defaults)
-    if source.num_rows > QUICK_CHECK_ROWS and _settled(manifest, folder, settings) is None:
-        return _QuickLook(_most_rows(source.num_rows, folder, settings))
+    if source.num_rows > QUICK_CHECK_ROWS and _settled(manifest, folder) is None:
+        most = _most_rows(source.num_rows, folder, settings)
+        return _QuickLook(most, most)
     catalogue, engine = settings.catalogue(), settings.computing()
     made = make_plan(
         source,
@@ -203,9 +210,10 @@ def _quick_look(manifest: str, folder: RunFolder, settings: RenderSettings) -> _
             check_compiler()
     mark("checked")
     if not made.shards:
-        return _QuickLook(0, invalid=made.invalid_rows)
+        return _QuickLook(0, 0, invalid=made.invalid_rows)
     first = next(jobs_of(made.shards[0], source, catalogue, defaults, engine))
-    return _QuickLook(made.work.batches, made.work.most_shares, first, made.invalid_rows)
+    work = made.work
+    return _QuickLook(work.batches, work.rows, work.most_shares, first, made.invalid_rows)
 
 
 def _most_rows(rows: int, folder: RunFolder, settings: RenderSettings) -> int:
@@ -216,35 +224,32 @@ def _most_rows(rows: int, folder: RunFolder, settings: RenderSettings) -> int:
     return min(rows, counts["failed"] + counts["invalid"])
 
 
-def _settled(
-    manifest: str, folder: RunFolder, settings: RenderSettings | None = None
-) -> dict[str, Any] | None:
-    """This run's summary where a run of the same manifest, and of the same settings if these are given,
-    has ended before and nothing is left to publish.
+class _Settled(NamedTuple):
+    """A run that has ended: its summary as of a run without work, and its run.json."""
 
-    Then neither Prefect nor Ray need to start for a run without work.
+    summary: dict[str, Any]
+    run_file: dict[str, Any]
+
+
+def _settled(manifest: str, folder: RunFolder) -> _Settled | None:
+    """The run of the same manifest that has ended before, where nothing of it is left to publish.
+
+    Where a plan finds no row to render, whatever settings have changed, neither Prefect nor Ray need to
+    start then.
     """
     run_file, summary = read_json(folder.run_file), read_derived(folder.summary_file)
     if run_file is None or summary is None or run_file.get("state") != "finished":
         return None
     same = (
         run_file["identity"] == open_manifest(manifest).identity()
-        and (settings is None or run_file["settings"] == settings.model_dump(mode="json"))
         and sum(summary["rows"].values()) == run_file["rows"]
         and not list_journals(folder.results)
         and folder.exists(folder.metadata_file)
         and folder.exists(folder.gallery_file)
     )
     none = dict.fromkeys(summary["rows"], 0)
-    return {**summary, "rendered": none, "state": "finished", "left": 0} if same else None
-
-
-def _keep_settings(folder: RunFolder, settings: RenderSettings) -> None:
-    """A run without work leaves its settings in run.json, for `retry` and `show`."""
-    content, now = read_json(folder.run_file) or {}, settings.model_dump(mode="json")
-    if content.get("settings") != now:
-        write_json(folder.run_file, {**content, "settings": now})
-        folder.upload(folder.run_file)
+    ended = {**summary, "rendered": none, "state": "finished", "left": 0}
+    return _Settled(ended, run_file) if same else None
 
 
 def _run_flow(

@@ -75,9 +75,10 @@ def _status(out: str, folder: RunFolder) -> dict[str, Any]:
 
 
 def _notes(folder: RunFolder) -> list[Cause]:
-    """What was noted of rows that are ok; the ledger is read for it only where there may be any."""
+    """What was noted of rows that are ok, once their run has ended: its summary says whether there are
+    any, and reading a journal for them would take long."""
     summary = read_derived(folder.summary_file) or {}
-    if summary.get("noted") == 0 and not list_journals(folder.results):
+    if not summary.get("noted") or list_journals(folder.results):
         return []
     return notes_by_cause(folder)
 

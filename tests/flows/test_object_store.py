@@ -128,9 +128,17 @@ def test_a_run_through_a_store_that_stumbles(
     assert "testing-key" not in told
 
     puts = s3.count("PUT", "videos/")
-    again = zs2("render", f"{bucket}/in", "-o", url, ZS2_STAGING=str(tmp_path / "elsewhere"))
+    other = (
+        "--fail-if",
+        0.5,
+    )  # of settings that make no row other, from a machine that knows nothing
+    again = zs2(
+        "render", f"{bucket}/in", "-o", url, *other, ZS2_STAGING=str(tmp_path / "elsewhere")
+    )
     assert again.code == 0
-    assert "nothing to do: 3 of 3 rows are ok" in again.err
+    assert "nothing to do: 3 of 3 rows are ok" in again.err and "starting" not in again.err
+    run = json.loads((ObjectStore(url).read("run.json") or (b"", ""))[0])
+    assert run["rows"] == 3 and run["settings"]["fail_if"] == 0.5
     assert s3.count("PUT", "videos/") == puts
     status = zs2("status", url, "--json")
     assert json.loads(status.out) | {"ok": 3, "left": 0, "state": "finished"} == json.loads(

@@ -49,6 +49,19 @@ def test_they_are_the_same_rows(parts: Path, tmp_path: Path, rows: int):
     assert [path.name for path in out.parent.iterdir()] == ["head.parquet"]
 
 
+def test_texts_and_whole_numbers_of_any_width(tmp_path: Path):
+    """One table has them narrow and the next one wide: they are the same values."""
+    write(
+        tmp_path / "m" / "0.parquet",
+        {"id": ["a"], "prompt": ["p"], "seed": pa.array([1], pa.int32())},
+    )
+    wide = {"prompt": pa.array(["p"], pa.large_string()), "seed": pa.array([2**40])}
+    write(tmp_path / "m" / "1.parquet", {"id": ["b"], **wide})
+    out = tmp_path / "head.parquet"
+    assert write_head(open_manifest(tmp_path / "m"), 10**30, out) == 2
+    assert [row["seed"] for row in pq.read_table(out).to_pylist()] == [1, 2**40]
+
+
 def test_a_value_is_never_another_one(tmp_path: Path):
     """A float32 of one file is not made the double of another: 0.1 would be 0.10000000149."""
     words = {"id": ["a", "b"], "prompt": ["p", "p"]}

@@ -53,6 +53,8 @@ def gpus(*pairs: tuple[float, float]) -> list[Resources]:
         # post-processing has the cores that are left: four a sampler, and no more than rows
         (gpus((32, 4), (32, 4)), 100, {}, Placement(8, 1, 1, 1, 32)),
         (gpus((32, 4), (32, 4)), 9, {}, Placement(8, 1, 1, 1, 9)),
+        # rows that are sampled together come to it one by one
+        (gpus((16, 1)), 1, {"rows": 8}, Placement(1, 1, 1, 1, 4)),
     ],
 )
 def test_place(
